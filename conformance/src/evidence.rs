@@ -216,12 +216,12 @@ mod tests {
     #[tokio::test]
     async fn a_failed_memo_is_computed_again() {
         let memo = Memo::default();
-        let attempt = |answer: Result<u8, &'static str>| {
+        let attempt = |result: Result<u8, &'static str>| {
             let memo = &memo;
             capture(async move {
                 let init = || async {
-                    record(EvidenceKind::Response, || format!("{answer:?}"));
-                    answer
+                    record(EvidenceKind::Response, || format!("{result:?}"));
+                    result
                 };
                 memo.get_or_try_init(init).await.copied()
             })

@@ -257,7 +257,7 @@ fn list_prints_every_case() {
 }
 
 #[rstest]
-#[case::judging(&[])]
+#[case::running(&[])]
 #[case::mutants(&["mutants", "--filter", "{kubelet,runtime}/*", "--jobs", "2"])]
 fn interrupted_run_cleans_up(#[case] args: &[&str]) {
     let dirs = TestDirs::new();

@@ -168,7 +168,7 @@ fn two_reports() -> (TempDir, PathBuf, PathBuf) {
 
 #[test]
 fn compare_lists_changes_and_sets_the_exit_code() {
-    let (_folder, bad, good) = two_reports();
+    let (_dir, bad, good) = two_reports();
     let output = run(&["compare", path_str(&good), path_str(&bad)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(

@@ -1,4 +1,4 @@
-//! What the benchmarks reach of closed rooms: each the work of one, as a checkpoint does it. No part of the interface.
+//! Internals for the benchmarks. Not part of the public interface.
 
 use std::{io, ops::Range, path::Path};
 
@@ -7,11 +7,11 @@ use crate::{
     process::pagemap::PageMap,
 };
 
-/// Scans the page map of a thread; answers how many regions hold something, and how many bytes they have.
+/// Scans the page map of a thread. Returns the number of present regions and their bytes.
 ///
 /// # Errors
 ///
-/// As reading the page map.
+/// The page map cannot be read.
 pub fn scan_page_map(tid: i32, range: Range<u64>) -> io::Result<(usize, u64)> {
     let (mut regions, mut bytes) = (0, 0);
     PageMap::open(tid)?.scan(range, |region| {
@@ -21,12 +21,11 @@ pub fn scan_page_map(tid: i32, range: Range<u64>) -> io::Result<(usize, u64)> {
     Ok((regions, bytes))
 }
 
-/// Writes an archive: members that are in memory, then one whose place is reserved and filled by pieces of this size. Answers how
-/// many bytes it has.
+/// Writes an archive with these members and a reserved member that is filled in chunks. Returns its size in bytes.
 ///
 /// # Errors
 ///
-/// As writing files.
+/// The archive cannot be written.
 pub fn write_archive(
     location: &Path,
     members: &[(String, Vec<u8>)],

@@ -91,7 +91,7 @@ async fn archive_is_complete_and_private_and_the_container_keeps_running() {
 #[case("", Code::InvalidArgument, "is empty")]
 #[case("a.tar", Code::InvalidArgument, "is relative")]
 #[case("/tmp/", Code::InvalidArgument, "names a directory")]
-#[case("/no/such/folder/a.tar", Code::NotFound, "/no/such/folder")]
+#[case("/no/such/directory/a.tar", Code::NotFound, "/no/such/directory")]
 #[case("/proc/version/a.tar", Code::InvalidArgument, "is not a directory")]
 #[case("/proc", Code::InvalidArgument, "is a directory")]
 #[tokio::test]

@@ -99,8 +99,8 @@ fn assert_complete(archive: &Path) {
     }
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder)
+fn files(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir)
         .expect("the directory is readable")
         .map(|file| file.expect("an entry").path())
         .collect()
@@ -114,8 +114,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
     let mut cri = Cri::start().await;
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let location = dir.path().join("a.tar");
     let (id, log, logs) = {
         let pod = pod(&cri).await;
         let id = pod.run(container_config("app")).await;
@@ -134,7 +134,7 @@ async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
                 .await
                 .expect("a checkpoint without a fault");
         }
-        let before = files(folder.path());
+        let before = files(dir.path());
         let fault = format!("CheckpointContainer:{phase}=crash");
         cri.process.control().add_faults([fault]).await.expect("a valid rule");
         checkpoint(&cri, &id, &location).await.expect_err("fake-cri was killed");
@@ -151,7 +151,7 @@ async fn killing_fake_cri_keeps_the_container_running(#[case] phase: &str) {
 
         cri.process.restart().await.expect("fake-cri restarts");
         assert_eq!(
-            files(folder.path()).iter().filter(|file| **file != location).count(),
+            files(dir.path()).iter().filter(|file| **file != location).count(),
             0,
             "no temporary is left"
         );
@@ -209,8 +209,8 @@ async fn wait_for_instant(cri: &Cri, logged: usize, location: &Path, round: usiz
 #[tokio::test]
 async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
     let mut cri = Cri::start_with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let location = dir.path().join("a.tar");
     let (id, log, _logs) = {
         let pod = large_pod(&cri).await;
         let id = pod.run(container_config("app")).await;
@@ -239,7 +239,7 @@ async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
         let heartbeats_before = heartbeats(&log);
         wait_until("the heartbeats go on", || heartbeats(&log) > heartbeats_before + 1).await;
         cri.process.restart().await.expect("fake-cri restarts");
-        assert!(files(folder.path()).iter().all(|file| *file == location));
+        assert!(files(dir.path()).iter().all(|file| *file == location));
         if location.exists() {
             assert_complete(&location);
             fs::remove_file(&location).expect("the file can be removed");
@@ -258,8 +258,8 @@ async fn killing_fake_cri_at_any_instant_leaves_no_snapshot() {
 #[tokio::test]
 async fn killing_the_shim_at_any_instant_leaves_no_snapshot() {
     let cri = Cri::start_with(builder().env("FAKE_CRI_LOG", "fake_cri=debug")).await;
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let location = dir.path().join("a.tar");
     let pod = large_pod(&cri).await;
     for round in 0..instants(20) {
         let app = format!("app-{round}");
@@ -286,7 +286,7 @@ async fn killing_the_shim_at_any_instant_leaves_no_snapshot() {
             assert_complete(&location);
             fs::remove_file(&location).expect("the file can be removed");
         }
-        wait_until("no file is left", || files(folder.path()).is_empty()).await;
+        wait_until("no file is left", || files(dir.path()).is_empty()).await;
     }
 }
 
@@ -299,8 +299,8 @@ async fn killing_the_shim_at_any_instant_leaves_no_snapshot() {
 async fn killing_the_shim_in_a_phase_leaves_nothing(#[case] phase: &str) {
     let options = builder().env("FAKE_CRI_LOG", "fake_cri=debug");
     let cri = Cri::start_with(options.fault(format!("CheckpointContainer:{phase}=hang"))).await;
-    let folder = tempfile::tempdir().expect("a temporary directory");
-    let location = folder.path().join("a.tar");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let location = dir.path().join("a.tar");
     let pod = pod(&cri).await;
     let mut name = phase.to_owned();
     name[..1].make_ascii_uppercase();
@@ -325,7 +325,7 @@ async fn killing_the_shim_in_a_phase_leaves_nothing(#[case] phase: &str) {
         let is_alive = |(pid, start): &&PidAndStart| start_time(*pid) == Some(*start);
         let left = || tree.iter().find(is_alive).map(|(pid, _)| (*pid, stat(*pid)));
         wait_until_none("all processes exited and reaped", left).await;
-        wait_until("no file is left", || files(folder.path()).is_empty()).await;
+        wait_until("no file is left", || files(dir.path()).is_empty()).await;
         cri.remove(&id).await.expect("the container can be removed");
     }
     cri.process

@@ -8,21 +8,21 @@ use fake_cri::checkpoint::check_restorable;
 /// Returns whether the bytes are a restorable archive.
 pub(crate) fn check(bytes: &[u8]) -> bool {
     let place = tempfile::tempdir().expect("a temporary directory");
-    let (archive, folder) = (place.path().join("archive.tar"), place.path().join("folder"));
-    fs::create_dir(&folder).expect("a new directory");
+    let (archive, dir) = (place.path().join("archive.tar"), place.path().join("dir"));
+    fs::create_dir(&dir).expect("a new directory");
     fs::write(&archive, bytes).expect("the archive is writable");
-    let answer = check_restorable(&archive, &folder);
-    if let Err(error) = &answer {
+    let result = check_restorable(&archive, &dir);
+    if let Err(error) = &result {
         assert!(!error.to_string().is_empty());
     }
     assert_eq!(
-        fs::read_dir(&folder).expect("the directory is readable").count(),
+        fs::read_dir(&dir).expect("the directory is readable").count(),
         0,
-        "{answer:?}"
+        "{result:?}"
     );
     assert_eq!(
         fs::metadata(&archive).expect("the archive exists").len(),
         bytes.len() as u64
     );
-    answer.is_ok()
+    result.is_ok()
 }

@@ -116,9 +116,9 @@ fn plain(json: Json) -> Json {
 #[ignore = "needs crit and images: ci/real-crit runs it"]
 fn output_matches_crit() {
     let crit = std::env::var_os("CRIT").expect("CRIT is set");
-    let folder = std::env::var_os("CRIT_IMAGES").expect("CRIT_IMAGES is set");
+    let dir = std::env::var_os("CRIT_IMAGES").expect("CRIT_IMAGES is set");
     let mut kinds = std::collections::BTreeSet::new();
-    for entry in fs::read_dir(Path::new(&folder)).unwrap() {
+    for entry in fs::read_dir(Path::new(&dir)).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(name) else {

@@ -65,9 +65,9 @@ fn pagemaps_begin_with_a_head() {
 
 #[test]
 fn real_images_have_no_issues() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
     let mut images = 0;
-    for entry in fs::read_dir(folder).expect("a readable directory") {
+    for entry in fs::read_dir(dir).expect("a readable directory") {
         let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
         let Some(ImageFile::Image(kind, _)) = ImageFile::from_name(&name) else {
             continue;

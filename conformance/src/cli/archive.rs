@@ -126,18 +126,18 @@ const KIND_CASE: &str = "archive/format/checkpoint-archive";
 
 /// Returns the run of an unreadable archive: one case with an error.
 fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
-    let clause = cases()
+    let case_info = cases()
         .into_iter()
         .map(|case| case.info)
-        .find(|clause| clause.id == KIND_CASE);
+        .find(|case_info| case_info.id == KIND_CASE);
     let outcome = Outcome::from(Err(NonPass::error(error)));
     SuiteRun {
         target: target_info(file),
         start_time: StartTime::now(),
-        records: clause
+        records: case_info
             .into_iter()
-            .map(|clause| CaseRecord {
-                info: clause,
+            .map(|case_info| CaseRecord {
+                info: case_info,
                 outcome: outcome.clone(),
                 duration: Duration::ZERO,
                 evidence: Vec::new(),

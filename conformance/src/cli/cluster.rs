@@ -165,13 +165,13 @@ fn harness_failure(error: TargetError) -> Failure {
 
 /// Returns the run of a node that could not be tested: an error of the case on which all others depend.
 fn failed_node(start_time: StartTime, node: &NodeAddress, reason: &str) -> SuiteRun {
-    let clause = suites::catalogue_entries()
+    let case_info = suites::catalogue_entries()
         .into_iter()
         .map(|entry| entry.info)
-        .find(|clause| clause.id == OK_CASE)
+        .find(|case_info| case_info.id == OK_CASE)
         .expect("OK_CASE is in the catalogue, as a test checks");
     let record = CaseRecord {
-        info: clause,
+        info: case_info,
         outcome: Outcome::Error {
             reason: format!("failed to test node {}: {reason}", node.name),
         },

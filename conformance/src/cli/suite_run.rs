@@ -150,8 +150,8 @@ impl<'a> SuiteRunner<'a> {
         })
     }
 
-    pub(super) fn selects(&self, clause: &CaseInfo) -> bool {
-        self.selection.selects(clause)
+    pub(super) fn selects(&self, case_info: &CaseInfo) -> bool {
+        self.selection.selects(case_info)
     }
 
     /// Runs the selected ones of these cases.
@@ -335,12 +335,12 @@ mod tests {
 
     #[test]
     fn only_the_announced_403_is_a_known_deviation() {
-        let clause = all_cases()
+        let case_info = all_cases()
             .into_iter()
-            .find(|clause| clause.id == "kubelet/authorization/forbidden-body");
+            .find(|case_info| case_info.id == "kubelet/authorization/forbidden-body");
         let outcome = |seen: &str| {
             let mut records = [CaseRecord {
-                info: clause.unwrap(),
+                info: case_info.unwrap(),
                 outcome: engine::Outcome::Fail {
                     actual: seen.to_owned(),
                 },

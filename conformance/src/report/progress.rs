@@ -52,8 +52,8 @@ impl Drop for Progress {
 }
 
 impl Observer for Progress {
-    fn case_started(&mut self, clause: &CaseInfo) {
-        self.running.push(clause.id);
+    fn case_started(&mut self, case_info: &CaseInfo) {
+        self.running.push(case_info.id);
         self.bar.set_message(self.message());
     }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use crate::engine::{Authority, Level};
 
-    const fn clause(id: &'static str) -> CaseInfo {
+    const fn case_info(id: &'static str) -> CaseInfo {
         CaseInfo {
             id,
             requirement: "",
@@ -86,20 +86,20 @@ mod tests {
     #[test]
     fn message_names_the_longest_running_case() {
         let mut progress = Progress::new(3);
-        progress.case_started(&clause("x/a"));
-        progress.case_started(&clause("x/b"));
-        progress.case_started(&clause("x/c"));
+        progress.case_started(&case_info("x/a"));
+        progress.case_started(&case_info("x/b"));
+        progress.case_started(&case_info("x/c"));
         assert_eq!(progress.message(), "x/a and 2 more");
-        let record = |clause, outcome| CaseRecord {
-            info: clause,
+        let record = |case_info, outcome| CaseRecord {
+            info: case_info,
             outcome,
             duration: Duration::ZERO,
             evidence: Vec::new(),
         };
         let actual = String::new();
-        progress.case_ended(&record(clause("x/a"), Outcome::Fail { actual: actual.clone() }));
+        progress.case_ended(&record(case_info("x/a"), Outcome::Fail { actual: actual.clone() }));
         assert_eq!(progress.message(), "1 failed; x/b and 1 more");
-        progress.case_ended(&record(clause("x/c"), Outcome::Pass { actual }));
+        progress.case_ended(&record(case_info("x/c"), Outcome::Pass { actual }));
         assert_eq!(progress.message(), "1 failed; x/b");
         assert_eq!(progress.bar.position(), 2);
     }

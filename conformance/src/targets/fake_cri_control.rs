@@ -92,8 +92,8 @@ impl FakeCriControl {
         let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
         // The lock is held during the call: `clear_rules` must know the rules of a case that is cancelled here.
         let mut rule_ids = self.rule_ids.lock().await;
-        let answer = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
-        rule_ids.extend(answer.map_err(control_error)?.into_inner().ids);
+        let response = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
+        rule_ids.extend(response.map_err(control_error)?.into_inner().ids);
         Ok(())
     }
 

@@ -54,12 +54,12 @@ impl Kubelet {
     /// The kubelet's `/stats/summary`; `None` if it is not readable with the user's credentials.
     async fn summary(&self) -> Option<Value> {
         let client = self.client().await;
-        let answer = client
+        let response = client
             .send(Credentials::Authorized, Method::GET, client.url("/stats/summary"))
             .await
             .ok()
-            .filter(|answer| answer.status == 200)?;
-        serde_json::from_str(&answer.body).ok()
+            .filter(|response| response.status == 200)?;
+        serde_json::from_str(&response.body).ok()
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) async fn detect(client: &Client) -> Option<Product> {
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
         .await
         .ok()
-        .filter(|answer| answer.status == 200)?;
+        .filter(|response| response.status == 200)?;
     parse_git_version(&metrics.body).map(|version| Product::new("kubelet", version))
 }
 

@@ -37,16 +37,18 @@ fn requirements_are_complete_and_ids_unique() {
     let ids: BTreeSet<_> = cases.iter().map(|case| case.info.id).collect();
     assert_eq!(ids.len(), cases.len());
     for case in &cases {
-        let clause = case.info;
+        let case_info = case.info;
         assert!(
-            clause.id.starts_with("archive/") && clause.id.split('/').count() == 3,
+            case_info.id.starts_with("archive/") && case_info.id.split('/').count() == 3,
             "{}",
-            clause.id
+            case_info.id
         );
         assert!(
-            clause.requirement.ends_with('.') && !clause.authority.title.is_empty() && !clause.expected.is_empty(),
+            case_info.requirement.ends_with('.')
+                && !case_info.authority.title.is_empty()
+                && !case_info.expected.is_empty(),
             "{}",
-            clause.id
+            case_info.id
         );
     }
     let documented: Vec<_> = cases

@@ -315,7 +315,7 @@ impl Archive {
 
     /// Renames the archive to its location, in place of a regular file or of nothing.
     pub(crate) fn persist(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
-        let flush = |directory: &Path| File::open(directory).and_then(|folder| folder.sync_all());
+        let flush = |directory: &Path| File::open(directory).and_then(|dir| dir.sync_all());
         self.persist_with(location, fsync, flush)
     }
 

@@ -131,8 +131,8 @@ fn run_phases(
     let builder = SnapshotBuilder::begin(host, &frozen, &frozen_scan, prescan, job.freeze_timeout, &mut log)?;
     let mut frozen_dump = frozen_scan.read(job.init, &dumper, cancel, &mut log)?;
     log.info(format_args!("collected the frozen state"));
-    let (answers, snapshots) = builder.finish(&mut log)?;
-    frozen_dump.merge_query_results(&answers);
+    let (query_results, snapshots) = builder.finish(&mut log)?;
+    frozen_dump.merge_query_results(&query_results);
     if snapshots.is_err() {
         frozen_dump.query_fork_states(&mut log)?;
     }

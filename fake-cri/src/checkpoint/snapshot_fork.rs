@@ -154,7 +154,7 @@ impl<'a> SnapshotBuilder<'a> {
     ///
     /// As [`Self::begin`].
     pub(crate) fn finish(mut self, log: &mut DumpLog) -> Result<ForkOutcome<'a>, Error> {
-        let mut answers = HashMap::new();
+        let mut results = HashMap::new();
         let mut cleaning_up = Vec::new();
         // On an error, Drop needs all fields in place to restore the originals and kill the snapshots.
         let Self {
@@ -168,8 +168,8 @@ impl<'a> SnapshotBuilder<'a> {
             let pid = fork.original.pid;
             let queried = fork.query.wait(log);
             let snapshot = register(fork, snapshots);
-            let (answer, clone_result) = queried?;
-            answers.insert(fork.proc_tid, answer);
+            let (result, clone_result) = queried?;
+            results.insert(fork.proc_tid, result);
             match (clone_result, snapshot) {
                 (None, _) => {}
                 (Some(Err(errno)), _) => {
@@ -201,7 +201,7 @@ impl<'a> SnapshotBuilder<'a> {
             }
         }
         let snapshots = self.snapshots.take().expect("taken only here");
-        Ok((answers, self.refused.take().map_or(Ok(snapshots), Err)))
+        Ok((results, self.refused.take().map_or(Ok(snapshots), Err)))
     }
 }
 
@@ -267,11 +267,11 @@ fn end_cleanup(
     mut remote: RemoteSyscalls,
     pending_list: PendingList,
 ) -> Result<Option<SnapshotRefused>, RemoteSyscallError> {
-    let answers = remote.finish_list(snapshot.buffer.as_mut(), pending_list)?;
+    let results = remote.finish_list(snapshot.buffer.as_mut(), pending_list)?;
     remote.finish()?;
     let calls = ["close_range"].into_iter().chain(std::iter::repeat("munmap"));
-    let refusal = answers.iter().zip(calls).find_map(|(answer, call)| {
-        answer.result.err().map(|errno| SnapshotRefused::Syscall {
+    let refusal = results.iter().zip(calls).find_map(|(result, call)| {
+        result.result.err().map(|errno| SnapshotRefused::Syscall {
             pid: snapshot.original.pid,
             call,
             errno,

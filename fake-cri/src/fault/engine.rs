@@ -118,7 +118,7 @@ struct EngineState {
     /// Rules from annotations, by pod. A cleared rule does not come back until the annotation of the pod changes.
     pods: HashMap<String, PodRules>,
     /// The keys of `pods`, oldest first.
-    pod_lru: VecDeque<String>,
+    pod_order: VecDeque<String>,
 }
 
 #[derive(Debug)]
@@ -178,7 +178,7 @@ impl FaultEngine {
     /// pods.
     pub fn list(&self) -> Vec<RuleStatus> {
         let state = self.lock();
-        let pods = state.pod_lru.iter().filter_map(|key| state.pods.get(key));
+        let pods = state.pod_order.iter().filter_map(|key| state.pods.get(key));
         let pods = pods.flat_map(|pod| &pod.rules);
         state
             .rules
@@ -307,10 +307,10 @@ impl EngineState {
                 rules,
             };
             if self.pods.insert(key.clone(), pod_rules).is_none() {
-                self.pod_lru.push_back(key.clone());
+                self.pod_order.push_back(key.clone());
             }
-            if self.pod_lru.len() > MAX_ANNOTATED_PODS
-                && let Some(oldest) = self.pod_lru.pop_front()
+            if self.pod_order.len() > MAX_ANNOTATED_PODS
+                && let Some(oldest) = self.pod_order.pop_front()
             {
                 self.pods.remove(&oldest);
             }

@@ -9,8 +9,8 @@ use std::{
 pub(crate) const STEP_COUNT: u64 = 90;
 
 /// Returns the command that runs a program; the caller must append the directory for the program's files. A C source is
-/// compiled into `folder` with these compiler options.
-pub(crate) fn program_command(source: &str, options: &[&str], folder: &Path) -> Vec<PathBuf> {
+/// compiled into `dir` with these compiler options.
+pub(crate) fn program_command(source: &str, options: &[&str], dir: &Path) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fixtures/programs")
         .join(source)
@@ -19,7 +19,7 @@ pub(crate) fn program_command(source: &str, options: &[&str], folder: &Path) -> 
     if source.extension().is_some_and(|extension| extension == "py") {
         return vec!["python3".into(), source];
     }
-    let program = folder.join("program");
+    let program = dir.join("program");
     let compiled = Command::new("cc")
         .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
         .args([&program, &source])

@@ -42,17 +42,17 @@ fn instants(default: usize) -> usize {
 
 /// The program that checks itself, as a container of the host.
 struct SelfChecker {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     command: Vec<String>,
 }
 
 impl SelfChecker {
     fn build() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let command = corpus::program_command("steadfast.c", &[], folder.path());
-        let command = command.iter().map(PathBuf::as_path).chain([folder.path()]);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let command = corpus::program_command("steadfast.c", &[], dir.path());
+        let command = command.iter().map(PathBuf::as_path).chain([dir.path()]);
         let command = command.map(|part| part.to_string_lossy().into_owned()).collect();
-        Self { folder, command }
+        Self { dir, command }
     }
 
     async fn run(&self, pod: &Pod<'_>, name: &str) -> String {
@@ -66,7 +66,7 @@ impl SelfChecker {
     }
 
     fn location(&self) -> PathBuf {
-        self.folder.path().join("archives/a.tar")
+        self.dir.path().join("archives/a.tar")
     }
 }
 

@@ -103,7 +103,7 @@ async fn assert_continues(image: &Path, program: &mut TestProgram, steps: u64) {
 }
 
 #[rstest]
-#[case::folder_compressed(false, true)]
+#[case::directory_compressed(false, true)]
 #[case::archive_compressed(true, true)]
 #[case::archive_plain(true, false)]
 #[tokio::test]

@@ -122,7 +122,7 @@ async fn exec_and_chdir_errors_fail_the_start() {
         format!("unable to start container process: exec {name}: exec format error")
     );
     let nowhere = LaunchSpec {
-        cwd: Some("/no/such/folder".into()),
+        cwd: Some("/no/such/directory".into()),
         dir: harness.path("second"),
         ..harness.shell_spec("true")
     };
@@ -130,7 +130,7 @@ async fn exec_and_chdir_errors_fail_the_start() {
         .await
         .expect("the shim launches");
     let message = other.start().await.expect_err("a missing directory").to_string();
-    let words = r#"chdir to cwd ("/no/such/folder") set in config.json failed: no such file or directory"#;
+    let words = r#"chdir to cwd ("/no/such/directory") set in config.json failed: no such file or directory"#;
     assert!(message.ends_with(words), "{message}");
     other.shutdown().await.expect("the shim exits");
     shim.shutdown().await.expect("the shim exits");

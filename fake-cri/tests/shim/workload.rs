@@ -22,7 +22,7 @@ use crate::harness::{EXECUTABLE, ShimHarness, wait_for};
 async fn shows_the_container_argv_and_environment_only() {
     let harness = ShimHarness::new();
     let spec = LaunchSpec {
-        cwd: Some("/no/such/folder".into()),
+        cwd: Some("/no/such/directory".into()),
         ..harness.workload_spec(WorkloadOptions::default())
     };
     let (shim, init) = harness.run(&spec).await;

@@ -81,7 +81,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 
 async fn checkpoint_id(s: &RuntimeSession, id: &str) -> Result<CheckpointOutcome, NonPass> {
     s.first_checkpoint_ok().await?;
-    let call = CheckpointCall::to(s.runtime.location("answer").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+    let call = CheckpointCall::to(s.runtime.location("lookup").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
     Ok(s.runtime.checkpoint_id(id, &call).await)
 }
 

@@ -246,7 +246,7 @@ async fn empty_location(s: &RuntimeSession) -> CaseResult {
 
 async fn directory_location(s: &RuntimeSession) -> CaseResult {
     s.require_container_unharmed().await?;
-    let location = s.runtime.location("folder");
+    let location = s.runtime.location("directory");
     fs::create_dir(&location).map_err(|error| NonPass::error(&error))?;
     let response = checkpoint_to(s, &location.to_string_lossy()).await?;
     let inside = fs::read_dir(&location).map(Iterator::count);

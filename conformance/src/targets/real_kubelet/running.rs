@@ -165,7 +165,7 @@ async fn wait_until_serving(client: &Client) -> Result<(), TargetError> {
                 .send(Credentials::Authorized, Method::GET, client.url("/healthz"))
                 .await
             {
-                Ok(answer) if answer.status == 200 => return,
+                Ok(response) if response.status == 200 => return,
                 _ => tokio::time::sleep(POLL_INTERVAL).await,
             }
         }

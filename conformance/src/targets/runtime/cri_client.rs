@@ -118,10 +118,10 @@ mod tests {
         let cri = CriClient::new("unix:///nonexistent/x.sock").unwrap();
         let version = cri_proto::runtime::v1::VersionRequest::default();
         let mut client = cri.runtime();
-        let answer = call("Version", CALL_TIMEOUT, version, |request| async move {
+        let response = call("Version", CALL_TIMEOUT, version, |request| async move {
             client.version(request).await
         });
-        let error = answer.await.unwrap_err().to_string();
+        let error = response.await.unwrap_err().to_string();
         assert!(error.contains("No such file or directory"), "{error}");
     }
 }

@@ -296,15 +296,15 @@ impl Runtime {
             timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         };
         let mut client = self.cri.runtime();
-        let answer = call("ExecSync", timeout, message, |request| async move {
+        let response = call("ExecSync", timeout, message, |request| async move {
             client.exec_sync(request).await
         })
         .await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let executed = ExecOutput {
-            exit_code: answer.exit_code,
-            stdout: text(&answer.stdout),
-            stderr: text(&answer.stderr),
+            exit_code: response.exit_code,
+            stdout: text(&response.stdout),
+            stderr: text(&response.stderr),
         };
         record(EvidenceKind::Cri, || {
             format!("ExecSync {}\n-> exit code {}", command.join(" "), executed.exit_code)

@@ -168,12 +168,12 @@ async fn stop(cri: &CriClient, id: &str, grace: Duration) -> Result<(), TargetEr
 /// belong to another pid namespace, so the process must also have the workload's start time or a cgroup that contains
 /// the container's id.
 async fn first_process(cri: &CriClient, id: &str) -> Option<ProcessId> {
-    let answer = container_status(cri, id, true).await.ok()?;
-    let status = answer.status?;
+    let response = container_status(cri, id, true).await.ok()?;
+    let status = response.status?;
     if status.state() != ContainerState::ContainerRunning {
         return None;
     }
-    let pid_from_runtime = answer
+    let pid_from_runtime = response
         .info
         .values()
         .find_map(|text| {

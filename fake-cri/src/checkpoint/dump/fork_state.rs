@@ -128,7 +128,7 @@ fn probe_membarriers(parasite: &mut Parasite, log: &mut DumpLog) -> Result<u32, 
     let registered = results
         .iter()
         .zip(PRIVATE_MEMBARRIER_CMDS)
-        .filter(|(answer, _)| answer.result.is_ok());
+        .filter(|(result, _)| result.result.is_ok());
     log.info(format_args!(
         "pid {pid}: global membarrier registration unknown (Linux before 6.3)"
     ));

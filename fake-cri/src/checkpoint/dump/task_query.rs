@@ -154,7 +154,7 @@ impl TaskQuery {
         let pending = self.pending.take().ok_or(Error::TaskExited { pid })?;
         let mut results = self.parasite.wait(pending).map_err(|error| query_error(pid, error))?;
         let fork_result = match self.forks {
-            true => results.pop().map(|answer| answer.result),
+            true => results.pop().map(|result| result.result),
             false => None,
         };
         let mut results = ResultReader { pid, results: &results };
@@ -208,13 +208,13 @@ impl TaskQuery {
         &self,
         snapshot_pid: i32,
     ) -> Result<(RemoteSyscalls, Option<SyscallBuffer>, usize), RemoteSyscallError> {
-        let injection = self.parasite.remote.attach_child(snapshot_pid)?;
+        let remote_child = self.parasite.remote.attach_child(snapshot_pid)?;
         let buffer = self
             .parasite
             .buffer
             .as_ref()
             .map(|buffer| buffer.in_child(snapshot_pid));
-        Ok((injection, buffer, self.calls_before_fork))
+        Ok((remote_child, buffer, self.calls_before_fork))
     }
 
     /// Restores the process. A snapshot may have been made even if the query failed: [`Self::snapshot_pid`].

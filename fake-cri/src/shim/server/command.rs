@@ -87,7 +87,7 @@ mod tests {
     #[rstest]
     #[case::name("foo", r#"exec: "foo": executable file not found in $PATH"#)]
     #[case::path("/foo", r#"exec: "/foo": stat /foo: no such file or directory"#)]
-    #[case::folder("/tmp", r#"exec: "/tmp": is a directory"#)]
+    #[case::directory("/tmp", r#"exec: "/tmp": is a directory"#)]
     #[case::no_program("/etc/passwd", r#"exec: "/etc/passwd": permission denied"#)]
     #[case::below_a_file("/etc/passwd/x", r#"exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory"#)]
     fn missing_commands_have_runc_error_texts(#[case] name: &str, #[case] expected: &str) {
