@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) const EXECUTABLE: &str = env!("CARGO_BIN_EXE_fake-cri");
 
 /// The timeout of everything that is expected to happen.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A directory and a unique container id. Dropping it kills all processes of the container.
 pub(crate) struct ShimHarness {
