@@ -329,7 +329,7 @@ async fn node_proxy_skips_cases_of_the_api_server() {
         ])
         .await;
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("the kubelet of node down does not answer"), "{text}");
+    assert!(text.contains("the kubelet of node down does not respond"), "{text}");
     cluster.end().await;
 }
 

@@ -205,7 +205,9 @@ async fn the_workload_runs_as_a_user_that_cannot_read_its_path() {
     cri.start_container(&id).await.expect("the container is restored");
     assert_eq!(check_reported_user(&cri, &id).await.uid, 51_001);
     assert!(
-        cri.process.log().contains("a restored container has its archive's"),
+        cri.process
+            .log()
+            .contains("a restored container has those of its archive"),
         "{}",
         cri.process.log()
     );

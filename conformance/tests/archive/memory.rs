@@ -42,7 +42,7 @@ fn write_archive(path: &Path, kind: u8, name: &str, size: u64, first: &[u8]) -> 
 
 #[rstest]
 #[case::document(b'0', "config.dump", b"{", "it is larger than")]
-#[case::image_entry(b'0', "checkpoint/mm-1.img", &[0x19, 0x43, 0x56, 0x54, 0x20, 0x28, 0x49, 0x57, 0, 0, 0, 0x7f], "above the limit")]
+#[case::image_entry(b'0', "checkpoint/mm-1.img", &[0x19, 0x43, 0x56, 0x54, 0x20, 0x28, 0x49, 0x57, 0, 0, 0, 0x7f], "exceeds the limit of 16777216")]
 #[case::long_name(b'L', "././@LongLink", b"a", "extension header of 2147483648 bytes")]
 #[case::records(b'x', "pax", b"2147483648 path=a", "extension header of 2147483648 bytes")]
 fn bombs_are_reported_in_bounded_memory(

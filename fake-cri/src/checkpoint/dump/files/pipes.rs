@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(read_as_writer(&writer).expect("the FIFO has a reader").0, b"unread");
         drop(reader);
         let message = read_as_writer(&writer).expect_err("no reader").to_string();
-        assert!(message.contains("6 bytes"), "{message}");
+        assert!(message.contains("6 unread bytes"), "{message}");
         // A readable fd is used, regardless of the order.
         let read_write = open(OpenOptions::new().read(true).write(true));
         let mut pipes = PipeContents::default();
