@@ -2,7 +2,9 @@
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 
-use checkpoint_conformance::targets::{Defect, Embedded, Identity, Kubelet, ServerVerification, Workload};
+use checkpoint_conformance::targets::{
+    Defect, Embedded, Identity, Kubelet, KubeletConfig, ServerVerification, Workload,
+};
 use tempfile::TempDir;
 
 /// A running kubelet, and files with the credentials for it.
@@ -24,16 +26,21 @@ impl RunningKubelet {
         };
         let kubelet = embedded.start().await.unwrap();
         let files = tempfile::tempdir().unwrap();
-        let client = kubelet.client().await;
+        let running = RunningKubelet { kubelet, files };
+        running.write_credentials().await;
+        running
+    }
+
+    async fn write_credentials(&self) {
+        let client = self.kubelet.client().await;
         let (Identity::Certificate { certificate, key }, ServerVerification::CaBundle(ca)) =
             (&client.endpoint().identity, &client.endpoint().verification)
         else {
             panic!("the embedded target has certificates");
         };
         for (name, content) in [("cert.pem", certificate), ("key.pem", key), ("ca.pem", ca)] {
-            fs::write(files.path().join(name), content).unwrap();
+            fs::write(self.files.path().join(name), content).unwrap();
         }
-        RunningKubelet { kubelet, files }
     }
 
     fn file(&self, name: &str) -> String {
@@ -327,6 +334,33 @@ async fn frozen_container_is_unfrozen_at_the_end() {
     assert!(
         progress.is_some_and(|later| later.same_process(&before)),
         "the container is frozen"
+    );
+    kubelet_under_test.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_endpoint_asks_for_the_feature_gate() {
+    let kubelet_under_test = RunningKubelet::start().await;
+    kubelet_under_test
+        .kubelet
+        .restart(KubeletConfig::GateOff)
+        .await
+        .unwrap()
+        .unwrap();
+    // The restarted kubelet has new certificates.
+    kubelet_under_test.write_credentials().await;
+    let (output, stdout) = kubelet_under_test
+        .run_harness(&["--filter", "kubelet/checkpoint/succeeds"])
+        .await;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stdout}\n{stderr}");
+    // The report wraps long values.
+    let words: Vec<_> = stdout.split_whitespace().collect();
+    assert!(
+        words
+            .join(" ")
+            .contains("is the feature gate ContainerCheckpoint of the kubelet enabled?"),
+        "{stdout}"
     );
     kubelet_under_test.end().await;
 }
