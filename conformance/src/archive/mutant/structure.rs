@@ -19,12 +19,12 @@ use crate::archive::{
 pub(super) const MUTANTS: &[ArchiveMutant] = &[
     // Inputs that are not checkpoint archives.
     edit_bytes(
-        "kind/text",
+        "format/text",
         &["archive/format/checkpoint-archive", "archive/tar/well-formed"],
         |bytes| *bytes = b"a note, not an archive\n".to_vec(),
     ),
     edit_bytes(
-        "kind/gzip",
+        "format/gzip",
         &["archive/format/checkpoint-archive", "archive/tar/uncompressed"],
         |bytes| {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -52,7 +52,7 @@ pub(super) const MUTANTS: &[ArchiveMutant] = &[
         |members| members.retain(|member| member.name != "config.dump" && member.name != "spec.dump"),
     ),
     edit_members(
-        "kind/encrypted-images",
+        "format/encrypted-images",
         &["archive/format/checkpoint-archive"],
         |members| members.push(SampleMember::file("checkpoint/cipher.img", *b"a key")),
     ),
