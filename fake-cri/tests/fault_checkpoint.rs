@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cri::{Cri, Pod, builder, container_config};
+use cri::{Cri, Pod, WAIT_TIMEOUT, builder, container_config};
 use cri_proto::runtime::v1;
 use rstest::rstest;
 use tonic::{Code, Request, Status};
@@ -238,8 +238,15 @@ async fn a_container_can_be_left_frozen_or_killed() {
 
     let ids = control.add_faults(["preset:left-frozen"]).await.expect("a preset");
     container.checkpoint(0).await.expect("the checkpoint succeeds");
-    let stopped = thread_states(pid);
-    assert!(stopped.chars().all(|state| matches!(state, 'T' | 't')), "{stopped}");
+    // A running thread stops when it next returns to user mode after SIGSTOP.
+    let all_stopped = async {
+        while thread_states(pid).chars().any(|state| !matches!(state, 'T' | 't')) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_TIMEOUT, all_stopped)
+        .await
+        .expect("every thread stops");
     let status = cri.status(&container.id).await.expect("the container exists");
     assert_eq!(
         status.state(),
