@@ -54,8 +54,8 @@ fn read(image: &[u8]) {
 /// Decodes a message, encodes the message as an image and decodes the image.
 fn round_trip<M: Message + Default + PartialEq + Debug>(kind: Kind, entry: &[u8]) {
     let Ok(message) = M::decode(entry) else { return };
-    let mut encoder = Encoder::new(kind, Vec::new()).expect("a write to a Vec succeeds");
-    encoder.entry(&message).expect("a write to a Vec succeeds");
+    let mut encoder = Encoder::new(kind);
+    encoder.entry(&message);
     let image = encoder.finish();
     let mut decoder = Decoder::open_as("again.img", kind, &*image).expect("valid magics");
     let again = decoder.message::<M>().expect("a valid message");

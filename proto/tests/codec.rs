@@ -39,10 +39,10 @@ proptest! {
 
     #[test]
     fn payloads_round_trip(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8)) {
-        let mut encoder = Encoder::new(Kind::PipesData, Vec::new())?;
+        let mut encoder = Encoder::new(Kind::PipesData);
         for (id, chunk) in chunks.iter().enumerate() {
-            encoder.entry(&PipeDataEntry { pipe_id: id as u32, bytes: chunk.len() as u32, size: None })?;
-            encoder.payload(chunk)?;
+            encoder.entry(&PipeDataEntry { pipe_id: id as u32, bytes: chunk.len() as u32, size: None });
+            encoder.payload(chunk);
         }
         let image = encoder.finish();
         let mut decoder = Decoder::open_as("pipes-data.img", Kind::PipesData, &*image).expect("a valid image");
@@ -172,9 +172,9 @@ fn ghost_file_content_follows_its_entry() {
         mode: 0o100_644,
         ..GhostFileEntry::default()
     };
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("a write to a Vec succeeds");
-    encoder.entry(&ghost).expect("a write to a Vec succeeds");
-    encoder.payload(&[0xff; 5000]).expect("a write to a Vec succeeds");
+    let mut encoder = Encoder::new(Kind::GhostFile);
+    encoder.entry(&ghost);
+    encoder.payload(&[0xff; 5000]);
     let image = encoder.finish();
     let summary = walk(
         Decoder::open("ghost-file-1.img", &*image).expect("valid magics"),
@@ -183,19 +183,15 @@ fn ghost_file_content_follows_its_entry() {
     .expect("a valid image");
     assert_eq!((summary.entries, summary.bytes), (1, image.len() as u64));
 
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("a write to a Vec succeeds");
-    encoder
-        .entry(&GhostFileEntry {
-            chunks: Some(true),
-            size: Some(9000),
-            ..ghost
-        })
-        .expect("a write to a Vec succeeds");
+    let mut encoder = Encoder::new(Kind::GhostFile);
+    encoder.entry(&GhostFileEntry {
+        chunks: Some(true),
+        size: Some(9000),
+        ..ghost
+    });
     for off in [0, 8192] {
-        encoder
-            .entry(&GhostChunkEntry { len: 700, off })
-            .expect("a write to a Vec succeeds");
-        encoder.payload(&[0xff; 700]).expect("a write to a Vec succeeds");
+        encoder.entry(&GhostChunkEntry { len: 700, off });
+        encoder.payload(&[0xff; 700]);
     }
     let image = encoder.finish();
     let summary = walk(

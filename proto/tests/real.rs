@@ -22,9 +22,9 @@ fn image(name: &str) -> Vec<u8> {
 fn reencode<M: Message + Default>(name: &str, kind: Kind) -> Vec<u8> {
     let image = image(name);
     let mut decoder = Decoder::open_as(name, kind, &*image).expect("valid magics");
-    let mut encoder = Encoder::new(kind, Vec::new()).expect("a write to a Vec succeeds");
+    let mut encoder = Encoder::new(kind);
     while let Some(entry) = decoder.message::<M>().expect("a valid entry") {
-        encoder.entry(&entry).expect("a write to a Vec succeeds");
+        encoder.entry(&entry);
     }
     encoder.finish()
 }

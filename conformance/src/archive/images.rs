@@ -199,7 +199,7 @@ impl Images {
     fn read_entries<R: Read>(&mut self, name: &str, kind: Kind, id: Option<u64>, input: R) -> Result<(), ImageError> {
         let mut decoder = Decoder::open_as(name, kind, input)?;
         let id = id.and_then(|id| u32::try_from(id).ok());
-        let shared = name.contains("pagemap-shmem-");
+        let shared = name.contains(cri_proto::criu::SHMEM_PAGEMAP_PREFIX);
         let mut index = 0;
         while let Some(entry) = decoder.entry()? {
             self.entry_count += 1;

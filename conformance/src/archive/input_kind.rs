@@ -336,7 +336,7 @@ fn describe_image(hints: &InputHints) -> &'static str {
 }
 
 fn is_criu_image(name: &str) -> bool {
-    let name = name.trim_start_matches("./").strip_prefix("checkpoint/");
+    let name = name.trim_start_matches("./").strip_prefix(cri_proto::criu::IMAGE_DIR);
     name.and_then(cri_proto::criu::ImageFile::from_name).is_some()
 }
 

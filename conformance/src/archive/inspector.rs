@@ -183,7 +183,7 @@ impl Inspector {
         let image = match name {
             "stats-dump" => ImageFile::from_name(name),
             _ => name
-                .strip_prefix("checkpoint/")
+                .strip_prefix(cri_proto::criu::IMAGE_DIR)
                 .filter(|name| !name.contains('/'))
                 .and_then(ImageFile::from_name),
         };
@@ -244,7 +244,7 @@ impl Inspector {
             }
             None => {
                 if let Some(name) = name
-                    .strip_prefix("checkpoint/")
+                    .strip_prefix(cri_proto::criu::IMAGE_DIR)
                     .filter(|name| name.ends_with(".img") && !name.contains('/'))
                 {
                     inspected

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fs::File, io::Read as _, path::Path, slice, time::Duration};
 
+use cri_proto::criu::IMAGE_DIR;
+
 use super::{
     archive::Archive,
     cancel::CancelToken,
@@ -15,9 +17,6 @@ use super::{
     snapshot::SnapshotSet,
 };
 use crate::process::{affinity::AvoidCpuGuard, memory::ProcMem};
-
-/// The directory of the images in the archive.
-const IMAGE_DIR: &str = "checkpoint/";
 
 /// Writes one dump into an archive.
 pub(crate) struct ArchiveWriter<'a> {

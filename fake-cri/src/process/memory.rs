@@ -15,6 +15,9 @@ use std::{
 
 use super::pagemap::PAGE_SIZE;
 
+/// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
+pub(crate) const MAP_DROPPABLE: u32 = 0x08;
+
 /// The memory of a process, opened at the first use.
 #[derive(Debug)]
 pub(crate) struct ProcMem {

@@ -19,6 +19,8 @@ use nix::errno::Errno;
 
 /// A checkpoint refuses to start on a kernel with larger pages.
 pub(crate) const PAGE_SIZE: u64 = 4096;
+/// The end of user addresses (x86-64, four-level page tables). Only the vsyscall page is above.
+pub(crate) const TASK_SIZE: u64 = 1 << 47;
 
 /// The categories of the pages of a region (`PAGE_IS_*` of linux/fs.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -175,6 +175,18 @@ pub(crate) fn pss_bytes(tid: i32) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// The `VmFlags` that show advice of madvise(2), each with the advice.
+pub(crate) const ADVICE_FLAGS: [(&[u8; 2], i32); 8] = [
+    (b"sr", libc::MADV_SEQUENTIAL),
+    (b"rr", libc::MADV_RANDOM),
+    (b"dc", libc::MADV_DONTFORK),
+    (b"dd", libc::MADV_DONTDUMP),
+    (b"mg", libc::MADV_MERGEABLE),
+    (b"hg", libc::MADV_HUGEPAGE),
+    (b"nh", libc::MADV_NOHUGEPAGE),
+    (b"wf", libc::MADV_WIPEONFORK),
+];
+
 /// A mapping: a line of `/proc/PID/maps`, and its flags if they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {

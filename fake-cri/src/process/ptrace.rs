@@ -285,7 +285,7 @@ pub(crate) enum SignalQueue {
 }
 
 /// The size of `siginfo_t` on every architecture.
-const SIGINFO_BYTES: usize = 128;
+pub(crate) const SIGINFO_BYTES: usize = 128;
 
 /// `struct __ptrace_peeksiginfo_args` of linux/ptrace.h, which some C libraries do not declare.
 #[repr(C)]
@@ -307,6 +307,8 @@ pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<V
                 SignalQueue::Process => 1, // PTRACE_PEEKSIGINFO_SHARED
                 SignalQueue::Thread => 0,
             },
+/// The size of the kernel's `sigset_t`.
+pub(crate) const SIGSET_BYTES: u64 = 8;
             nr: SIGINFO_BATCH as i32,
         };
         let read = request(

@@ -1,66 +1,47 @@
 //! Writes images.
 
-use std::io::{self, Write};
-
 use prost::Message;
 
 use super::Kind;
 
-/// Writes one image: its magics first, then each entry. The encoder does not buffer; the caller must flush `W`.
+/// Builds an image in memory: its magics first, then each entry with its payload.
 #[derive(Debug)]
-pub struct Encoder<W> {
-    out: W,
-    buffer: Vec<u8>,
+pub struct Encoder {
+    image: Vec<u8>,
 }
 
-impl<W: Write> Encoder<W> {
-    /// Writes the magics of this kind.
-    ///
-    /// # Errors
-    /// A write to `out` fails.
-    pub fn new(kind: Kind, mut out: W) -> io::Result<Self> {
-        out.write_all(&kind.header())?;
-        Ok(Self {
-            out,
-            buffer: Vec::new(),
-        })
+impl Encoder {
+    /// Starts an image with the magics of this kind.
+    pub fn new(kind: Kind) -> Self {
+        Self { image: kind.header() }
     }
 
-    /// Writes an entry.
+    /// Appends an entry.
     ///
-    /// # Errors
-    /// A write to `out` fails; [`io::ErrorKind::InvalidInput`] for a message of 4 GiB or more, which the format cannot
-    /// express.
-    pub fn entry(&mut self, message: &impl Message) -> io::Result<()> {
-        let length = u32::try_from(message.encoded_len())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "image entry of 4 GiB or more"))?;
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&length.to_le_bytes());
-        message.encode(&mut self.buffer).expect("a Vec grows as needed");
-        self.out.write_all(&self.buffer)
+    /// # Panics
+    /// The message has 4 GiB or more, which the format cannot express.
+    pub fn entry(&mut self, message: &impl Message) {
+        let length = u32::try_from(message.encoded_len()).expect("an image entry is shorter than 4 GiB");
+        self.image.extend_from_slice(&length.to_le_bytes());
+        message.encode(&mut self.image).expect("a Vec grows as needed");
     }
 
-    /// Writes the payload of the previous entry, such as the content of a ghost file or of a pipe.
-    ///
-    /// # Errors
-    /// A write to `out` fails.
-    pub fn payload(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)
+    /// Appends the payload of the previous entry, such as the content of a ghost file or of a pipe.
+    pub fn payload(&mut self, bytes: &[u8]) {
+        self.image.extend_from_slice(bytes);
     }
 
-    /// Returns the writer.
-    pub fn finish(self) -> W {
-        self.out
+    /// Returns the image.
+    pub fn finish(self) -> Vec<u8> {
+        self.image
     }
 }
 
-/// Encodes an image without payloads in memory.
+/// Encodes an image without payloads.
 pub fn encode<'a, M: Message + 'a>(kind: Kind, entries: impl IntoIterator<Item = &'a M>) -> Vec<u8> {
-    let mut encoder = Encoder::new(kind, Vec::new()).expect("a write to a Vec succeeds");
+    let mut encoder = Encoder::new(kind);
     for entry in entries {
-        encoder
-            .entry(entry)
-            .expect("a write to a Vec succeeds, and the message is below 4 GiB");
+        encoder.entry(entry);
     }
     encoder.finish()
 }

@@ -11,6 +11,14 @@ pub const STATS_RESTORE: &str = "stats-restore";
 /// The start of the names of raw pages files.
 pub const PAGES_PREFIX: &str = "pages-";
 
+/// The start of the names of the page maps of shared memory.
+pub const SHMEM_PAGEMAP_PREFIX: &str = "pagemap-shmem-";
+
+/// Returns the name of the page map of the shared memory segment with this `shmid`.
+pub fn shmem_pagemap_file_name(shmid: u64) -> String {
+    format!("{SHMEM_PAGEMAP_PREFIX}{shmid}.img")
+}
+
 /// Returns the name of the pages file with this `pages_id`.
 pub fn pages_file_name(pages_id: u32) -> String {
     format!("{PAGES_PREFIX}{pages_id}.img")
@@ -91,8 +99,8 @@ impl ImageFile {
 }
 
 impl Kind {
-    /// Returns the file name of this kind with this id. Kinds with two patterns use the first, so this function does
-    /// not give the name of a shared memory pagemap.
+    /// Returns the file name of this kind with this id. Kinds with two patterns use the first, for a pagemap that of a
+    /// process: see [`shmem_pagemap_file_name`].
     pub fn file_name(self, id: impl Into<Option<u64>>) -> String {
         let id = id.into().unwrap_or_default();
         match (self, self.patterns().first()) {

@@ -19,6 +19,7 @@
 //!
 //! Sources: CRIU 4.2 `images/*.proto`, `criu/include/magic.h`, `criu/image-desc.c`.
 
+mod consts;
 mod decode;
 mod encode;
 mod error;
@@ -27,10 +28,16 @@ mod inspect;
 mod kind;
 mod walk;
 
+pub use consts::{
+    FDINFO_CLOEXEC, IMAGE_DIR, IMAGES_V1, IMAGES_V1_1, MAX_AUXV_WORDS, PE_PRESENT, sigaction_signals, task_state,
+    vma_status,
+};
 pub use decode::{DEFAULT_ENTRY_LIMIT, Decoder, decode_entries, decode_single};
 pub use encode::{Encoder, encode};
 pub use error::{ImageError, Problem};
-pub use file::{ImageFile, PAGES_PREFIX, STATS_DUMP, STATS_RESTORE, pages_file_name};
+pub use file::{
+    ImageFile, PAGES_PREFIX, SHMEM_PAGEMAP_PREFIX, STATS_DUMP, STATS_RESTORE, pages_file_name, shmem_pagemap_file_name,
+};
 pub use inspect::{FieldIssue, FieldIssueKind, descriptors, first_fatal_issue, inspect};
 pub use kind::{COMMON_MAGIC, Entries, Kind, SERVICE_MAGIC};
 pub use walk::{Payload, WalkSummary, walk};

@@ -1,9 +1,7 @@
 //! The entries of the sample's images.
 
-use std::io;
-
 use cri_proto::criu::{
-    Encoder, Kind,
+    self, Encoder, Kind,
     message::{
         CoreEntry, CredsEntry, EventpollFileEntry, EventpollTfdEntry, FdTypes, FdinfoEntry, FileEntry, FownEntry,
         FsEntry, ItimerEntry, MmEntry, PagemapBlocks, PagemapEntry, PagemapHead, PipeEntry, PosixTimerEntry,
@@ -250,20 +248,19 @@ pub fn pagemap_entry(vaddr: u64, pages: u32) -> PagemapEntry {
         vaddr,
         compat_nr_pages: pages,
         in_parent: None,
-        flags: Some(4),
+        flags: Some(criu::PE_PRESENT),
         nr_pages: Some(pages.into()),
         ..PagemapEntry::default()
     }
 }
 
 pub(super) fn pagemap(pages_id: u32, map: &[PagemapEntry]) -> Vec<u8> {
-    let write = || -> io::Result<Vec<u8>> {
-        let mut encoder = Encoder::new(Kind::Pagemap, Vec::new())?;
-        encoder.entry(&PagemapHead { pages_id })?;
-        map.iter().try_for_each(|entry| encoder.entry(entry))?;
-        Ok(encoder.finish())
-    };
-    write().expect("writing to a vector cannot fail")
+    let mut encoder = Encoder::new(Kind::Pagemap);
+    encoder.entry(&PagemapHead { pages_id });
+    for entry in map {
+        encoder.entry(entry);
+    }
+    encoder.finish()
 }
 
 /// The encoding of the block sizes in a page map entry.

@@ -130,7 +130,7 @@ impl Default for Sample {
         let (shared, stored) = compressed_entry(&[0x5a; 2 * PAGE_BYTES], 0, 1, BlockSizesEncoding::Message);
         let mut sample = Self {
             inventory: InventoryEntry {
-                img_version: 2,
+                img_version: criu::IMAGES_V1_1,
                 fdinfo_per_id: Some(true),
                 root_ids: Some(ids(1)),
                 ..InventoryEntry::default()
@@ -245,7 +245,7 @@ impl Sample {
         image(Kind::Pstree, None, criu::encode(Kind::Pstree, &self.pstree));
         for (id, (pages_id, map)) in &self.shared_pagemaps {
             members.push(SampleMember::file(
-                format!("checkpoint/pagemap-shmem-{id}.img"),
+                format!("checkpoint/{}", criu::shmem_pagemap_file_name((*id).into())),
                 pagemap(*pages_id, map),
             ));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cri_proto::criu::message::FdTypes;
+use cri_proto::criu::{message::FdTypes, vma_status};
 
 use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_optional_document, require_process_tree};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     engine::{CaseResult, NonPass, check, fail, pass},
 };
 
-/// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` of CRIU's `image.h`: the mapping's `shmid` is the id of a file.
-const VMA_FILE_MASK: u32 = 1 << 6 | 1 << 7;
+/// The `shmid` of such a mapping is the id of a file.
+const VMA_FILE_MASK: u32 = vma_status::FILE_PRIVATE | vma_status::FILE_SHARED;
 /// Mappings with these flags and a flag of their own: sockets, asynchronous I/O, memfd.
-const VMA_OTHER_KIND_MASK: u32 = 1 << 11 | 1 << 13 | 1 << 14;
+const VMA_OTHER_KIND_MASK: u32 = vma_status::SOCKET | vma_status::AIORING | vma_status::MEMFD;
 
 pub(super) const CASES: &[ArchiveCase] = &[
     case!(

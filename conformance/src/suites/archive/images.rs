@@ -68,7 +68,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 "img_version {}, fdinfo_per_id {:?}",
                 inventory.img_version, inventory.fdinfo_per_id
             );
-            check(inventory.img_version == 2 && inventory.fdinfo_per_id(), actual)
+            check(
+                inventory.img_version == cri_proto::criu::IMAGES_V1_1 && inventory.fdinfo_per_id(),
+                actual,
+            )
         }
     ),
     case!(

@@ -53,7 +53,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
             require_criu(archive)?;
             let is_nested = |name: &str| {
                 name.trim_end_matches('/')
-                    .strip_prefix("checkpoint/")
+                    .strip_prefix(cri_proto::criu::IMAGE_DIR)
                     .is_some_and(|rest| rest.contains('/'))
             };
             let members = archive

@@ -128,7 +128,7 @@ fn images_newer_than_container(archive: &InspectedArchive) -> CaseResult {
     let images = archive
         .members
         .iter()
-        .filter(|member| member.kind == MemberKind::File && member.name.starts_with("checkpoint/"));
+        .filter(|member| member.kind == MemberKind::File && member.name.starts_with(cri_proto::criu::IMAGE_DIR));
     // A tar has a resolution of one second, and a writer without a clock writes 0.
     let stale = images.filter(|image| image.mtime != 0 && image.mtime < created.as_second());
     pass_unless(

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cri_proto::criu::message::{MmEntry, VmaEntry, core_entry::March};
+use cri_proto::criu::{
+    MAX_AUXV_WORDS,
+    message::{MmEntry, VmaEntry, core_entry::March},
+    shmem_pagemap_file_name, vma_status,
+};
 
 use super::preconditions::{
     ArchiveCase, Mappings, Problems, case, ip_and_sp, live_processes, pass_unless, require_complete, require_pagemaps,
@@ -15,10 +19,6 @@ use crate::{
 
 /// The page size of x86-64. Page maps of other architectures use the same unit unless their pages are larger.
 const PAGE_BYTES: u64 = 4096;
-/// `VMA_ANON_PRIVATE` of CRIU's `image.h`.
-const VMA_ANON_PRIVATE: u32 = 1 << 9;
-/// The maximum number of words of the auxiliary vector that CRIU saves.
-const MAX_AUXV_WORDS: usize = 44;
 
 const PAGEMAP_SOURCE: &str = "CRIU images/pagemap.proto";
 
@@ -204,7 +204,7 @@ fn check_each_pagemap(archive: &InspectedArchive, find_problems: fn(&Pagemap) ->
     let shared = images
         .shared_pagemaps
         .iter()
-        .map(|(id, map)| (format!("pagemap-shmem-{id}.img"), map));
+        .map(|(id, map)| (shmem_pagemap_file_name(u64::from(*id)), map));
     let problems = private
         .chain(shared)
         .filter_map(|(name, map)| Some(format!("{name}: {}", find_problems(map)?)));
@@ -421,7 +421,7 @@ fn stack_pages(archive: &InspectedArchive) -> CaseResult {
             };
             let Some(stack) = mappings
                 .mapping_at(sp)
-                .filter(|vma| vma.status & VMA_ANON_PRIVATE != 0 && map.complete)
+                .filter(|vma| vma.status & vma_status::ANON_PRIVATE != 0 && map.complete)
             else {
                 continue;
             };
@@ -438,7 +438,6 @@ fn stack_pages(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
-    const VMA_AREA_VDSO: u32 = 1 << 3;
     let images = require_present_pages(archive)?;
     let mut checked_count = 0;
     let mut problems = Problems::default();
@@ -449,7 +448,7 @@ fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
         for vma in mm
             .vmas
             .iter()
-            .filter(|vma| vma.status & VMA_AREA_VDSO != 0 && map.complete)
+            .filter(|vma| vma.status & vma_status::VDSO != 0 && map.complete)
         {
             checked_count += 1;
             if !map.contains(vma.start) {
@@ -464,9 +463,8 @@ fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn single_vvar(archive: &InspectedArchive) -> CaseResult {
-    const VMA_AREA_VVAR: u32 = 1 << 12;
     let images = require_process_tree(archive)?;
-    let of = |mm: &MmEntry| mm.vmas.iter().filter(|vma| vma.status & VMA_AREA_VVAR != 0).count();
+    let of = |mm: &MmEntry| mm.vmas.iter().filter(|vma| vma.status & vma_status::VVAR != 0).count();
     let counts: Vec<_> = live_processes(images)
         .filter_map(|(process, _)| Some((process.pid, of(images.mms.get(&process.pid)?))))
         .filter(|(_, count)| *count > 0)
@@ -482,15 +480,13 @@ fn single_vvar(archive: &InspectedArchive) -> CaseResult {
 }
 
 fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
-    const VMA_ANON_SHARED: u32 = 1 << 8;
-    /// `VMA_AREA_SYSVIPC`, which has images of its own, and `VMA_AREA_MEMFD`, whose id is that of a file. memfd.img has
-    /// the id of the segment.
-    const VMA_OTHER_SHARED_MASK: u32 = 1 << 10 | 1 << 14;
+    /// SYSVIPC has images of its own. The id of a MEMFD mapping is that of a file; memfd.img has the id of the segment.
+    const VMA_OTHER_SHARED_MASK: u32 = vma_status::SYSVIPC | vma_status::MEMFD;
     let images = require_pagemaps(archive)?;
     let segments: BTreeSet<_> = live_processes(images)
         .filter_map(|(process, _)| images.mms.get(&process.pid))
         .flat_map(|mm| &mm.vmas)
-        .filter(|vma| vma.status & VMA_ANON_SHARED != 0 && vma.status & VMA_OTHER_SHARED_MASK == 0)
+        .filter(|vma| vma.status & vma_status::ANON_SHARED != 0 && vma.status & VMA_OTHER_SHARED_MASK == 0)
         .map(|vma| vma.shmid)
         .chain(images.memfds.iter().map(|id| u64::from(*id)))
         .collect();
@@ -500,7 +496,7 @@ fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
     let known = |id: &u64| u32::try_from(*id).is_ok_and(|id| images.shared_pagemaps.contains_key(&id));
     let missing = segments.iter().filter(|id| !known(id));
     pass_unless(
-        missing.map(|id| format!("no pagemap-shmem-{id}.img")),
+        missing.map(|id| format!("no {}", shmem_pagemap_file_name(*id))),
         format!("{} segments", segments.len()),
     )
 }

@@ -9,7 +9,10 @@
 //! If a precondition does not hold, the result names the case that checks it. So one defect fails that case only.
 
 use cri_proto::{
-    criu::message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
+    criu::{
+        message::{CoreEntry, MmEntry, PstreeEntry, VmaEntry},
+        task_state,
+    },
     document::{ConfigDump, SpecDump},
 };
 
@@ -222,8 +225,7 @@ impl<'a> Mappings<'a> {
 
 /// Whether the core image is that of a zombie, which has no other images.
 pub(super) fn is_dead_task(core: Option<&CoreEntry>) -> bool {
-    /// `TASK_DEAD` and `COMPEL_TASK_ZOMBIE`.
-    const DEAD_TASK_STATES: [u32; 2] = [2, 6];
+    const DEAD_TASK_STATES: [u32; 2] = [task_state::DEAD, task_state::ZOMBIE];
     core.and_then(|core| core.tc.as_ref())
         .is_some_and(|tc| DEAD_TASK_STATES.contains(&tc.task_state))
 }

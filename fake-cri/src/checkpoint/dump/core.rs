@@ -1,8 +1,11 @@
 //! `core-TID.img`: a thread, and in the core of the leader the state of the whole process.
 
-use cri_proto::criu::message::{
-    CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
-    TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
+use cri_proto::criu::{
+    message::{
+        CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry,
+        TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
+    },
+    sigaction_signals, task_state,
 };
 use procfs::process::{Stat, Status};
 
@@ -24,10 +27,6 @@ use crate::{
     },
 };
 
-/// Task states (criu/include/pid.h).
-const TASK_ALIVE: u32 = 1;
-const TASK_DEAD: u32 = 2;
-const TASK_STOPPED: u32 = 3;
 /// No alternate signal stack: `SS_DISABLE`.
 pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
     ss_sp: 0,
@@ -36,8 +35,6 @@ pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
 };
 /// `SIG_IGN`.
 const SIG_IGN: u64 = 1;
-/// The signals without an action: SIGKILL and SIGSTOP.
-const UNCATCHABLE_SIGNALS: [u32; 2] = [9, 19];
 /// A login uid that was not set.
 const LOGINUID_UNSET: u32 = u32::MAX;
 
@@ -174,7 +171,7 @@ pub(super) fn zombie_core(stat: &Stat) -> CoreEntry {
     CoreEntry {
         mtype: registers::CORE_MARCH.into(),
         tc: Some(TaskCoreEntry {
-            task_state: TASK_DEAD,
+            task_state: task_state::DEAD,
             exit_code: stat.exit_code.unwrap_or(0).unsigned_abs(),
             comm: stat.comm.clone(),
             ..TaskCoreEntry::default()
@@ -196,7 +193,11 @@ fn task_core(
     let limits = syscalls::rlimits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
     let stopped_by = node.process.stopped_by();
     Ok(TaskCoreEntry {
-        task_state: if stopped_by.is_some() { TASK_STOPPED } else { TASK_ALIVE },
+        task_state: if stopped_by.is_some() {
+            task_state::STOPPED
+        } else {
+            task_state::ALIVE
+        },
         exit_code: 0,
         personality: u32::from_str_radix(&read("personality")?, 16).unwrap_or(0),
         flags: node.stat.flags,
@@ -220,14 +221,9 @@ fn task_core(
     })
 }
 
-/// The signals with an action, in image order.
-pub(super) fn catchable_signals() -> impl Iterator<Item = u32> {
-    (1..=64).filter(|signal| !UNCATCHABLE_SIGNALS.contains(signal))
-}
-
 /// The actions as far as `/proc` shows them: ignored or default. Handlers are unknown.
 pub(super) fn actions_from_status(ignored: u64) -> Vec<SaEntry> {
-    catchable_signals()
+    sigaction_signals()
         .map(|signal| SaEntry {
             sigaction: match ignored & (1 << (signal - 1)) {
                 0 => 0,

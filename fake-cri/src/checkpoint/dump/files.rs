@@ -28,7 +28,7 @@ use std::{
 };
 
 use cri_proto::criu::{
-    Kind, encode,
+    FDINFO_CLOEXEC, Kind, encode,
     message::{
         FdTypes, FdinfoEntry, FifoEntry, FileEntry, PipeEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry,
         TtyType,
@@ -57,8 +57,6 @@ use crate::{
     },
 };
 
-/// `FD_CLOEXEC` in `fdinfo_entry.flags`.
-const FDINFO_CLOEXEC: u32 = 1;
 /// Major numbers of terminals: consoles, /dev/tty and similar, pseudo terminals.
 const TTY_MAJOR: u32 = 4;
 const TTYAUX_MAJOR: u32 = 5;

@@ -1,7 +1,7 @@
 //! State that fork preserves and that neither `/proc` nor ptrace shows. It is queried in the snapshot, if there is one,
 //! because the container already runs then.
 
-use cri_proto::criu::message::SaEntry;
+use cri_proto::criu::{message::SaEntry, sigaction_signals};
 use nix::errno::Errno;
 
 use super::{
@@ -12,12 +12,11 @@ use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
     process::{
         proc_files,
+        ptrace::SIGSET_BYTES,
         remote_syscalls::{Syscall, SyscallBuffer, SyscallInsn},
     },
 };
 
-/// The size of the kernel's `sigset_t`.
-const KERNEL_SIGSET_BYTES: u64 = 8;
 /// The dumpable state that `PR_SET_DUMPABLE` does not accept: core dumps readable by root only. Dumped as not dumpable.
 const SUID_DUMP_ROOT: u64 = 2;
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS`, Linux 6.3.
@@ -70,14 +69,14 @@ pub(super) fn query(
     let mut actions = core::actions_from_status(status.sigign);
     let needs_query = |signal: u32| status.sigcgt & 1 << (signal - 1) != 0 || signal == libc::SIGCHLD as u32;
     let with_buffer = parasite.buffer.is_some();
-    let mut queried_actions: Vec<_> = core::catchable_signals()
+    let mut queried_actions: Vec<_> = sigaction_signals()
         .zip(&mut actions)
         .filter(|(signal, _)| with_buffer && needs_query(*signal))
         .collect();
     let mut calls: Vec<_> = queried_actions
         .iter()
         .map(|(signal, _)| {
-            let arguments = [u64::from(*signal), 0, 0, KERNEL_SIGSET_BYTES, 0, 0];
+            let arguments = [u64::from(*signal), 0, 0, SIGSET_BYTES, 0, 0];
             Syscall::with_output(libc::SYS_rt_sigaction, arguments, 2)
         })
         .collect();

@@ -13,8 +13,9 @@
 use std::{collections::BTreeMap, io, ops::Range, thread};
 
 use cri_proto::criu::{
-    Kind,
+    Kind, MAX_AUXV_WORDS,
     message::{MmEntry, VmaEntry},
+    pages_file_name, vma_status as status,
 };
 use procfs::process::Stat;
 
@@ -27,7 +28,7 @@ use super::{
     shmem::SharedSegments,
     unsupported,
     verify_flags::{DeferredMm, FlaggedMappings},
-    vma::{open_flags_of, status, vma_entry},
+    vma::{open_flags_of, vma_entry},
 };
 use crate::{
     checkpoint::{
@@ -38,20 +39,16 @@ use crate::{
     },
     process::{
         ProcessId,
-        pagemap::{PAGE_SIZE, PageMap, PageRegion},
+        pagemap::{PAGE_SIZE, PageMap, PageRegion, TASK_SIZE},
         proc_files::{self, Mapping},
         remote_syscalls::SyscallInsn,
     },
 };
 
-/// The maximum length of the auxiliary vector in CRIU's images.
-const MAX_AUXV_WORDS: usize = 44;
 /// The smallest amount of mapped memory for which a second thread scans.
 const PARALLEL_SCAN_MIN_BYTES: u64 = 16 << 20;
 /// The stack size of the second thread. Its results are on the heap.
 const SCAN_STACK_BYTES: usize = 128 << 10;
-/// The upper limit of user addresses; the vsyscall page is above.
-const TASK_SIZE: u64 = 1 << 47;
 
 /// The address space of a frozen process.
 #[derive(Debug)]
@@ -198,7 +195,7 @@ impl Mm {
             pagemap_image(pages_id, runs.iter().map(|run| run.range.clone())),
         );
         images.pages.push(PagesFile {
-            name: cri_proto::criu::pages_file_name(pages_id),
+            name: pages_file_name(pages_id),
             shared: false,
             runs,
             mapped_file: None,

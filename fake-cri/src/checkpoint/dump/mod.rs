@@ -43,7 +43,7 @@ mod vma;
 use std::collections::HashMap;
 
 use cri_proto::criu::{
-    Kind, encode,
+    IMAGES_V1_1, Kind, encode,
     message::{CoreEntry, FsEntry, InventoryEntry, Lsmtype},
 };
 
@@ -61,7 +61,6 @@ pub(super) use self::{
     parasite::log_unqueryable,
     pstree::PstreeNode,
     task_query::{TaskQuery, TaskQueryResult},
-    vma::status as vma_status,
 };
 use super::{
     cancel::CancelToken, dump_log::DumpLog, error::Error, freeze::FrozenContainer, pages::PagesFile, prescan::Prescan,
@@ -75,8 +74,6 @@ pub(super) mod xsave {
     pub(in crate::checkpoint) use super::registers::{XFeature, xfeature_range};
 }
 
-/// `CRTOOLS_IMAGES_V1_1`: images with two magics.
-const IMAGE_VERSION: u32 = 2;
 /// The only set of cgroups that images without `cgroup.img` can name: that of the restoring process.
 const CGROUP_SET: u32 = 1;
 
@@ -301,7 +298,7 @@ impl<'a> FrozenScan<'a> {
         } = self;
         let mut ids = Ids::new(process::pstree::live_thread(init.pid));
         let inventory = InventoryEntry {
-            img_version: IMAGE_VERSION,
+            img_version: IMAGES_V1_1,
             fdinfo_per_id: Some(true),
             root_ids: Some(ids.dumper_ids()),
             ns_per_id: Some(true),

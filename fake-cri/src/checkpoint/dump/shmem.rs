@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, fs::File, io, ops::Range};
 
+use cri_proto::criu::{pages_file_name, shmem_pagemap_file_name};
 use nix::unistd::{Whence, lseek};
 
 use super::{ImageSetBuilder, pagemap::pagemap_image};
@@ -92,11 +93,11 @@ impl SharedSegments {
             }
             let pages_id = images.next_pages_id();
             images.push(
-                format!("pagemap-shmem-{segment}.img"),
+                shmem_pagemap_file_name(segment),
                 pagemap_image(pages_id, ranges.into_iter()),
             );
             images.pages.push(PagesFile {
-                name: cri_proto::criu::pages_file_name(pages_id),
+                name: pages_file_name(pages_id),
                 shared: true,
                 runs,
                 mapped_file: None,

@@ -5,31 +5,17 @@
 
 use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
 
-use cri_proto::criu::message::VmaEntry;
+use cri_proto::criu::{message::VmaEntry, vma_status as status};
 
 use super::{files::Files, unsupported};
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
-    process::proc_files::Mapping,
+    process::{
+        memory::MAP_DROPPABLE,
+        proc_files::{ADVICE_FLAGS, Mapping},
+    },
 };
 
-/// The status bits of a vma (criu/include/image.h).
-pub(in crate::checkpoint) mod status {
-    pub(crate) const REGULAR: u32 = 1 << 0;
-    pub(crate) const VSYSCALL: u32 = 1 << 2;
-    pub(crate) const VDSO: u32 = 1 << 3;
-    pub(crate) const HEAP: u32 = 1 << 5;
-    pub(crate) const FILE_PRIVATE: u32 = 1 << 6;
-    pub(crate) const FILE_SHARED: u32 = 1 << 7;
-    pub(crate) const ANON_SHARED: u32 = 1 << 8;
-    pub(crate) const ANON_PRIVATE: u32 = 1 << 9;
-    pub(crate) const SYSVIPC: u32 = 1 << 10;
-    pub(crate) const VVAR: u32 = 1 << 12;
-    pub(crate) const MEMFD: u32 = 1 << 14;
-}
-
-/// `MAP_DROPPABLE` (linux/mman.h).
-const MAP_DROPPABLE: u32 = 0x08;
 /// The kernel's name of shared anonymous memory.
 const ANON_SHARED_NAMES: &[&str] = &["/dev/zero (deleted)"];
 /// Its prefix for shared anonymous memory with a name (`PR_SET_VMA_ANON_NAME`).
@@ -155,19 +141,8 @@ fn mmap_flags(mapping: &Mapping) -> u32 {
 
 /// The madvise(2) advice that `VmFlags` shows, one bit each.
 fn advice(mapping: &Mapping) -> u64 {
-    [
-        (b"sr", libc::MADV_SEQUENTIAL),
-        (b"rr", libc::MADV_RANDOM),
-        (b"dc", libc::MADV_DONTFORK),
-        (b"dd", libc::MADV_DONTDUMP),
-        (b"mg", libc::MADV_MERGEABLE),
-        (b"hg", libc::MADV_HUGEPAGE),
-        (b"nh", libc::MADV_NOHUGEPAGE),
-        (b"wf", libc::MADV_WIPEONFORK),
-    ]
-    .into_iter()
-    .filter(|(name, _)| mapping.has_flag(name))
-    .fold(0, |bits, (_, advice)| bits | 1 << advice)
+    let given = ADVICE_FLAGS.into_iter().filter(|(flag, _)| mapping.has_flag(flag));
+    given.fold(0, |bits, (_, advice)| bits | 1 << advice)
 }
 
 /// The open flags of a mapped file, by the permissions of its link in `map_files`.

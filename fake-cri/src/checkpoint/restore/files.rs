@@ -30,8 +30,9 @@ use std::{
 };
 
 use cri_proto::criu::{
-    Kind,
+    FDINFO_CLOEXEC, Kind,
     message::{FdTypes, FileEntry, GhostFileEntry, RemapFilePathEntry, RemapType},
+    vma_status as status,
 };
 
 pub(super) use self::path::{pseudo_filesystem, reopen};
@@ -41,10 +42,7 @@ use super::{
     plan::{LiveTask, MAX_OPEN_FILES, RestorePlan, ShmemSegment},
     remote_task::RemoteTask,
 };
-use crate::{
-    checkpoint::dump::vma_status as status,
-    process::{namespace, pagemap::PAGE_SIZE, syscalls},
-};
+use crate::process::{namespace, pagemap::PAGE_SIZE, syscalls};
 
 /// The recorded flags of open(2) that are restored.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE
@@ -57,8 +55,6 @@ const OPEN_FLAGS: i32 = libc::O_ACCMODE
     | libc::O_DIRECTORY
     | libc::O_NOATIME
     | libc::O_PATH;
-/// `FD_CLOEXEC` in `fdinfo_entry.flags`.
-const FD_CLOEXEC: u32 = 1;
 const COPY_CHUNK_BYTES: usize = 1 << 20;
 
 /// The open files by their id, and the shared memory segments by theirs.
@@ -137,7 +133,7 @@ impl OpenFiles {
     /// [`OpenFiles::close_inherited_fds`].
     pub(super) fn install_fds(&self, remote: &mut RemoteTask, live: &LiveTask) -> Result<(), RestoreError> {
         for descriptor in &live.descriptors {
-            let flags = if descriptor.flags & FD_CLOEXEC != 0 {
+            let flags = if descriptor.flags & FDINFO_CLOEXEC != 0 {
                 libc::O_CLOEXEC as u64
             } else {
                 0

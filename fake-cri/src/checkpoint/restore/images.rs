@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cri_proto::criu::{Decoder, ImageFile, Kind, decode_single, first_fatal_issue};
+use cri_proto::criu::{Decoder, IMAGE_DIR, ImageFile, Kind, decode_single, first_fatal_issue};
 use prost::Message;
 
 use super::{
@@ -32,7 +32,6 @@ const MAX_IMAGE_BYTES: u64 = 32 << 20;
 const MAX_DECODED_IMAGE_BYTES: u64 = 8 << 20;
 const MAX_TOTAL_IMAGE_BYTES: u64 = 256 << 20;
 pub(super) const MAX_MEMBERS: usize = 1 << 20;
-const IMAGE_PREFIX: &str = "checkpoint/";
 
 #[derive(Debug)]
 pub(super) struct CriuImages {
@@ -257,7 +256,7 @@ fn check_entries(name: &str, kind: Kind, image: &[u8]) -> Result<(), RestoreErro
 /// Returns the name of the image that a member holds.
 fn image_name(path: &[u8]) -> Option<String> {
     let path = str::from_utf8(path).ok()?;
-    let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(IMAGE_PREFIX)?;
+    let name = path.strip_prefix("./").unwrap_or(path).strip_prefix(IMAGE_DIR)?;
     (!name.contains('/')).then(|| name.to_owned())
 }
 

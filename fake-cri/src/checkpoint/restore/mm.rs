@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
-use cri_proto::criu::message::{MmEntry, VmaEntry};
+use cri_proto::criu::{
+    message::{MmEntry, VmaEntry},
+    vma_status as status,
+};
 
 use super::{
     RestoreError,
@@ -15,26 +18,16 @@ use super::{
     remote_task::{RemoteTask, RestorerArea},
 };
 use crate::{
-    checkpoint::dump::vma_status as status,
-    process::{memory::ProcMem, pagemap::PAGE_SIZE, proc_files},
+    process::{
+        memory::{MAP_DROPPABLE, ProcMem},
+        pagemap::PAGE_SIZE,
+        proc_files::{self, ADVICE_FLAGS},
+    },
     shim::CONTAINER_ID_ENV,
 };
 
-/// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
-const MAP_DROPPABLE: u32 = 0x08;
 /// The recorded flags of mmap(2) that are restored.
 const MMAP_FLAGS: i32 = libc::MAP_GROWSDOWN | libc::MAP_LOCKED | libc::MAP_NORESERVE;
-/// The advice of madvise(2) that is restored.
-const RESTORED_ADVICE: [i32; 8] = [
-    libc::MADV_SEQUENTIAL,
-    libc::MADV_RANDOM,
-    libc::MADV_DONTFORK,
-    libc::MADV_DONTDUMP,
-    libc::MADV_MERGEABLE,
-    libc::MADV_HUGEPAGE,
-    libc::MADV_NOHUGEPAGE,
-    libc::MADV_WIPEONFORK,
-];
 /// The lowest address for the restorer area (vm.mmap_min_addr).
 const MMAP_MIN_ADDR: u64 = 0x1_0000;
 const SET_MM: u64 = libc::PR_SET_MM as u64;
@@ -308,7 +301,7 @@ fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> R
     let arguments = [start, end - start, vma.prot.into(), flags as u64, file, offset];
     remote.call(format!("map {start:x}-{end:x}"), libc::SYS_mmap, arguments)?;
     // MAP_DROPPABLE implies its advice: wipe-on-fork and no dump.
-    for advice in RESTORED_ADVICE.into_iter().filter(|_| !droppable) {
+    for (_, advice) in ADVICE_FLAGS.into_iter().filter(|_| !droppable) {
         if vma.madv.is_some_and(|madv| madv & 1 << advice != 0) {
             let arguments = [start, end - start, advice as u64, 0, 0, 0];
             remote.call(format!("advise {start:x}-{end:x}"), libc::SYS_madvise, arguments)?;

@@ -12,11 +12,12 @@ use std::{
 };
 
 use cri_proto::criu::{
-    Kind,
+    IMAGES_V1, IMAGES_V1_1, Kind,
     message::{
         CoreEntry, FdinfoEntry, FileEntry, FileLockEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry,
         TaskKobjIdsEntry, TimensEntry, VmaEntry,
     },
+    task_state, vma_status as status,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -25,16 +26,8 @@ use super::{
     Restorable, RestoreError, RestoreOptions, documents::UnsupportedSummary, files, images::CriuImages, mm, registers,
     task,
 };
-use crate::{checkpoint::dump::vma_status as status, process::pagemap::PAGE_SIZE};
+use crate::process::pagemap::{PAGE_SIZE, TASK_SIZE};
 
-/// `CRTOOLS_IMAGES_V1` and `CRTOOLS_IMAGES_V1_1` (criu/include/magic.h).
-const IMAGE_VERSIONS: std::ops::RangeInclusive<u32> = 1..=2;
-/// States of a task (criu/include/pid.h).
-const TASK_ALIVE: u32 = 1;
-const TASK_DEAD: u32 = 2;
-const TASK_STOPPED: u32 = 3;
-/// The end of the user address space (x86-64, four-level page tables).
-const USER_ADDRESS_END: u64 = 1 << 47;
 const MAX_TASKS: usize = 1 << 16;
 const MAX_FD: u32 = 1 << 20;
 /// The most open files: decoded entries take a multiple of their size in the image.
@@ -74,7 +67,7 @@ impl Task {
         self.core
             .tc
             .as_ref()
-            .is_some_and(|task| task.task_state == TASK_STOPPED)
+            .is_some_and(|task| task.task_state == task_state::STOPPED)
     }
 }
 
@@ -100,7 +93,7 @@ impl RestorePlan {
     pub(super) fn read(images: CriuImages, options: RestoreOptions) -> Result<Self, RestoreError> {
         registers::check_supported()?;
         let inventory: InventoryEntry = images.single(Kind::Inventory, None)?;
-        if !IMAGE_VERSIONS.contains(&inventory.img_version) {
+        if ![IMAGES_V1, IMAGES_V1_1].contains(&inventory.img_version) {
             let problem = format!("version {} is unknown", inventory.img_version);
             return Err(RestoreError::malformed("inventory.img", problem));
         }
@@ -296,8 +289,8 @@ fn read_task(
         ));
     };
     match task_core.task_state {
-        TASK_ALIVE | TASK_STOPPED => {}
-        TASK_DEAD => {
+        task_state::ALIVE | task_state::STOPPED => {}
+        task_state::DEAD => {
             task::check_exit_status(task_core.exit_code).map_err(of_process)?;
             return Ok(Task {
                 pstree_entry,
@@ -436,7 +429,7 @@ fn check_mm(pid: u32, mm: &MmEntry, files: &HashMap<u32, FileEntry>) -> Result<(
         if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 || vma.pgoff % PAGE_SIZE != 0 || start >= end {
             return malformed(format!("invalid mapping {start:x}-{end:x}"));
         }
-        if start < last || end > USER_ADDRESS_END {
+        if start < last || end > TASK_SIZE {
             return malformed(format!(
                 "mapping {start:x}-{end:x} overlaps or precedes another one, or is not in user space"
             ));

@@ -5,16 +5,18 @@
 
 use std::fs;
 
-use cri_proto::criu::message::{
-    CoreEntry, CredsEntry, FsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry,
+use cri_proto::criu::{
+    message::{CoreEntry, CredsEntry, FsEntry, SaEntry, SignalQueueEntry, TaskCoreEntry, ThreadCoreEntry},
+    sigaction_signals,
 };
 
 use super::{RestoreError, files::OpenFiles, remote_task::RemoteTask};
-use crate::process::{proc_files, syscalls};
+use crate::process::{
+    proc_files,
+    ptrace::{SIGINFO_BYTES, SIGSET_BYTES},
+    syscalls,
+};
 
-/// The sizes of the kernel's `sigset_t` and `siginfo_t`.
-const SIGSET_BYTES: u64 = 8;
-const SIGINFO_BYTES: usize = 128;
 /// `SS_ONSTACK`, which sigaltstack(2) reports and does not accept.
 const SS_ONSTACK: u32 = 1;
 /// `SECBIT_NO_SETUID_FIXUP`: a change of user ids keeps the capabilities.
@@ -28,11 +30,11 @@ const MAX_GROUPS: usize = 2048;
 
 /// Checks that the process-wide state can be restored, as far as the image tells.
 pub(super) fn check_task(core: &TaskCoreEntry) -> Result<(), RestoreError> {
-    if core.sigactions.len() != signals_with_action().count() {
+    if core.sigactions.len() != sigaction_signals().count() {
         let detail = format!(
             "{} signal actions, expected {}",
             core.sigactions.len(),
-            signals_with_action().count()
+            sigaction_signals().count()
         );
         return Err(RestoreError::malformed("core", detail));
     }
@@ -75,11 +77,6 @@ pub(super) fn check_thread(core: &ThreadCoreEntry) -> Result<(), RestoreError> {
     check_pending_signals(core.signals_p.as_ref())
 }
 
-/// The signals that have an action (all but SIGKILL and SIGSTOP), in the order of the images.
-fn signals_with_action() -> impl Iterator<Item = u64> {
-    (1..=64).filter(|signal| ![9, 19].contains(signal))
-}
-
 fn check_membarrier(expected: u32) -> Result<(), RestoreError> {
     match expected & !MEMBARRIER_REGISTER_MASK {
         0 => Ok(()),
@@ -103,7 +100,7 @@ fn pending_signo(siginfo: &[u8]) -> Result<u32, RestoreError> {
         Some(Ok(signo)) if siginfo.len() == SIGINFO_BYTES => u32::from_ne_bytes(signo),
         _ => return Err(RestoreError::malformed("core", "siginfo of the wrong size")),
     };
-    match (1..=64).contains(&signo) && ![9, 19].contains(&signo) {
+    match sigaction_signals().any(|signal| signal == signo) {
         true => Ok(signo),
         false => Err(RestoreError::malformed(
             "core",
@@ -165,10 +162,10 @@ fn set_oom_score_adj(pid: i32, expected: Option<i32>) -> Result<(), RestoreError
 
 /// Sets all signal actions. [`check_task`] has checked their number.
 fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), RestoreError> {
-    for (signal, action) in signals_with_action().zip(actions) {
+    for (signal, action) in sigaction_signals().zip(actions) {
         let words = [action.sigaction, action.flags, action.restorer, action.mask];
         let address = remote.write_words(&words)?;
-        let arguments = [signal, address, 0, SIGSET_BYTES, 0, 0];
+        let arguments = [signal.into(), address, 0, SIGSET_BYTES, 0, 0];
         remote.call("set a signal action", libc::SYS_rt_sigaction, arguments)?;
     }
     Ok(())

@@ -108,9 +108,9 @@ fn ghost_image(source: &Path, metadata: &Metadata) -> io::Result<(Vec<u8>, Vec<S
         mtim: Some(timeval(metadata.mtime(), metadata.mtime_nsec())),
         ..GhostFileEntry::default()
     };
-    let mut encoder = Encoder::new(Kind::GhostFile, Vec::new()).expect("write to a Vec");
-    encoder.entry(&entry).expect("write to a Vec");
-    encoder.payload(&content).expect("write to a Vec");
+    let mut encoder = Encoder::new(Kind::GhostFile);
+    encoder.entry(&entry);
+    encoder.payload(&content);
     Ok((encoder.finish(), unsupported))
 }
 

@@ -15,6 +15,7 @@ use std::{
 use cri_proto::criu::{
     Kind, encode,
     message::{MemfdFileEntry, MemfdInodeEntry},
+    pages_file_name, shmem_pagemap_file_name,
 };
 use nix::{
     errno::Errno,
@@ -127,11 +128,11 @@ impl Memfds {
             let runs = runs.collect();
             let pages_id = images.next_pages_id();
             images.push(
-                format!("pagemap-shmem-{}.img", inode.shmid),
+                shmem_pagemap_file_name(inode.shmid.into()),
                 pagemap_image(pages_id, ranges.into_iter()),
             );
             images.pages.push(PagesFile {
-                name: cri_proto::criu::pages_file_name(pages_id),
+                name: pages_file_name(pages_id),
                 shared: true,
                 runs,
                 mapped_file,

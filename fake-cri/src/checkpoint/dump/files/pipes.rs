@@ -163,10 +163,10 @@ impl PipeContents {
             if contents.is_empty() {
                 continue;
             }
-            let mut encoder = Encoder::new(kind, Vec::new()).expect("write to a Vec");
+            let mut encoder = Encoder::new(kind);
             for (entry, bytes) in &contents {
-                encoder.entry(entry).expect("write to a Vec");
-                encoder.payload(bytes).expect("write to a Vec");
+                encoder.entry(entry);
+                encoder.payload(bytes);
             }
             images.push(kind.file_name(None), encoder.finish());
         }

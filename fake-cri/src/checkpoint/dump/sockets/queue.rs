@@ -107,10 +107,10 @@ impl SocketQueues {
         if self.packets.is_empty() {
             return;
         }
-        let mut encoder = Encoder::new(Kind::SkQueues, Vec::new()).expect("write to a Vec");
+        let mut encoder = Encoder::new(Kind::SkQueues);
         for (head, bytes) in &self.packets {
-            encoder.entry(head).expect("write to a Vec");
-            encoder.payload(bytes).expect("write to a Vec");
+            encoder.entry(head);
+            encoder.payload(bytes);
         }
         images.push(Kind::SkQueues.file_name(None), encoder.finish());
     }

@@ -6,12 +6,13 @@ use std::collections::{HashMap, HashSet};
 
 use cri_proto::criu::message::{FdTypes, FileEntry, TimerfdEntry};
 
-use crate::checkpoint::restore::{RestoreError, remote_task::RemoteTask};
+use crate::{
+    checkpoint::restore::{RestoreError, remote_task::RemoteTask},
+    process::ptrace::SIGSET_BYTES,
+};
 
 /// `_IOW('T', 0, u64)`.
 const TFD_IOC_SET_TICKS: u64 = 0x4008_5400;
-/// The size of the kernel's `sigset_t`.
-const SIGSET_BYTES: u64 = 8;
 
 /// Checks that a file is of a kind that [`create`] supports.
 pub(super) fn check(entry: &FileEntry) -> Result<(), RestoreError> {

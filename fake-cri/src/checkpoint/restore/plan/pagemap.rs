@@ -3,23 +3,19 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use cri_proto::criu::{
-    Kind,
+    Kind, PE_PRESENT,
     message::{PagemapEntry, PagemapHead},
+    shmem_pagemap_file_name, vma_status as status,
 };
 
-use super::{Task, USER_ADDRESS_END};
+use super::Task;
 use crate::{
-    checkpoint::{
-        dump::vma_status as status,
-        restore::{
-            RestoreError,
-            images::{CriuImages, PagesLocation},
-        },
+    checkpoint::restore::{
+        RestoreError,
+        images::{CriuImages, PagesLocation},
     },
-    process::pagemap::PAGE_SIZE,
+    process::pagemap::{PAGE_SIZE, TASK_SIZE},
 };
-
-const PE_PRESENT: u32 = 1 << 2;
 
 /// The pages of an address space or of a shared memory segment.
 #[derive(Debug)]
@@ -110,13 +106,13 @@ pub(super) fn read_shmem_segments(
         let end = vma
             .pgoff
             .checked_add(vma.end - vma.start)
-            .filter(|end| *end <= USER_ADDRESS_END)
+            .filter(|end| *end <= TASK_SIZE)
             .ok_or_else(|| RestoreError::malformed("mm", format!("mapping at offset {:x} is too large", vma.pgoff)))?;
         let size = sizes.entry(vma.shmid).or_default();
         *size = end.max(*size);
     }
     let segment = |(id, size): (u64, u64)| {
-        let name = format!("pagemap-shmem-{id}.img");
+        let name = shmem_pagemap_file_name(id);
         let segment_range = 0..size;
         let pages = match images.has(&name) {
             true => Some(read_pagemap(images, &name, std::slice::from_ref(&segment_range))?),
