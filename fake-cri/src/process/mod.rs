@@ -2,6 +2,12 @@
 //! code.
 
 pub(crate) mod affinity;
+#[cfg(target_arch = "aarch64")]
+#[path = "arch/aarch64.rs"]
+pub(crate) mod arch;
+#[cfg(target_arch = "x86_64")]
+#[path = "arch/x86_64.rs"]
+pub(crate) mod arch;
 pub mod daemon;
 pub(crate) mod descriptor;
 pub(crate) mod file_attributes;

@@ -17,24 +17,25 @@ use std::{mem, ptr};
 
 use nix::{
     errno::Errno,
-    sys::{ptrace, signal::Signal},
+    sys::{
+        ptrace::{self, regset},
+        signal::Signal,
+    },
     unistd::Pid,
 };
 
 /// The event number in the wait status of stops by `PTRACE_INTERRUPT` and of group stops (ptrace(2)).
 const EVENT_STOP: i32 = libc::PTRACE_EVENT_STOP;
 
-/// The note types of `PTRACE_GETREGSET` (linux/elf.h).
+/// The general purpose registers.
+pub(crate) type GeneralRegs = libc::user_regs_struct;
+
+/// The note types of `PTRACE_GETREGSET` (linux/elf.h) of all other registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum RegisterSet {
-    /// General purpose registers: `struct user_regs_struct`.
-    General = 1,
-    /// Floating point and SIMD: `fxsave` on x86, `struct user_fpsimd_state` on aarch64.
-    #[cfg_attr(
-        not(target_arch = "aarch64"),
-        expect(dead_code, reason = "x86 reads all of it through the extended state")
-    )]
+    /// Floating point and SIMD: `struct user_fpsimd_state`.
+    #[cfg(target_arch = "aarch64")]
     FloatingPoint = 2,
     /// The whole `xsave` area in the standard (not compacted) format, in the size of this machine.
     #[cfg(target_arch = "x86_64")]
@@ -123,8 +124,30 @@ fn parse_wait_status(status: i32) -> WaitEvent {
     }
 }
 
-/// The registers of a stopped thread in the layout of the kernel. The buffer grows to the size of this machine.
-pub(crate) fn registers(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
+/// The general purpose registers of a stopped thread; `None` for a thread of another ABI (a 32-bit program), whose
+/// register set has another size.
+#[expect(
+    unsafe_code,
+    reason = "nix's getregset does not return the size that the kernel wrote"
+)]
+pub(crate) fn general_regs(tid: i32) -> nix::Result<Option<GeneralRegs>> {
+    // SAFETY: the registers are integers, so all zeroes are a valid value.
+    let mut registers: GeneralRegs = unsafe { mem::zeroed() };
+    let mut vector = libc::iovec {
+        iov_base: (&raw mut registers).cast(),
+        iov_len: mem::size_of::<GeneralRegs>(),
+    };
+    let vector_address = (&raw mut vector).expose_provenance();
+    request(libc::PTRACE_GETREGSET, tid, libc::NT_PRSTATUS as usize, vector_address)?;
+    Ok((vector.iov_len == mem::size_of::<GeneralRegs>()).then_some(registers))
+}
+
+pub(crate) fn set_general_regs(tid: i32, registers: &GeneralRegs) -> nix::Result<()> {
+    ptrace::setregset::<regset::NT_PRSTATUS>(Pid::from_raw(tid), *registers)
+}
+
+/// A register set of a stopped thread in the layout of the kernel. The buffer grows to the size of this machine.
+pub(crate) fn register_set(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
     let mut bytes = vec![0_u8; 4096];
     loop {
         let mut vector = libc::iovec {
@@ -159,8 +182,8 @@ pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
     Ok(mask)
 }
 
-/// Sets the registers of a stopped thread, in the layout of [`registers`].
-pub(crate) fn set_registers(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
+/// Sets registers of a stopped thread, in the layout of [`register_set`].
+pub(crate) fn set_register_set(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
     let mut vector = libc::iovec {
         // The kernel only reads from this memory.
         iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -284,6 +307,8 @@ pub(crate) enum SignalQueue {
     Thread,
 }
 
+/// The size of the kernel's `sigset_t`.
+pub(crate) const SIGSET_BYTES: u64 = 8;
 /// The size of `siginfo_t` on every architecture.
 pub(crate) const SIGINFO_BYTES: usize = 128;
 
@@ -307,8 +332,6 @@ pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<V
                 SignalQueue::Process => 1, // PTRACE_PEEKSIGINFO_SHARED
                 SignalQueue::Thread => 0,
             },
-/// The size of the kernel's `sigset_t`.
-pub(crate) const SIGSET_BYTES: u64 = 8;
             nr: SIGINFO_BATCH as i32,
         };
         let read = request(

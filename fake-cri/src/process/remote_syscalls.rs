@@ -36,12 +36,6 @@
 //! `finish`, the thread continues with the registers of the remote syscall and all signals blocked. Therefore the
 //! tracer must be a process that nobody kills (the shim).
 
-#[cfg(target_arch = "aarch64")]
-#[path = "remote_syscalls/aarch64.rs"]
-mod machine;
-#[cfg(target_arch = "x86_64")]
-#[path = "remote_syscalls/x86_64.rs"]
-mod machine;
 mod syscall_list;
 
 use std::{
@@ -53,9 +47,10 @@ use nix::errno::Errno;
 
 pub(crate) use self::syscall_list::{PendingList, Syscall, SyscallBuffer, SyscallResult};
 use super::{
+    arch,
     memory::ProcMem,
     proc_files::{self, Mapping},
-    ptrace::{self, PtraceStop, RegisterSet},
+    ptrace::{self, GeneralRegs, PtraceStop},
 };
 
 /// How long a call may take. No remote syscall sleeps.
@@ -73,7 +68,6 @@ const PTRACE_O_SUSPEND_SECCOMP: i32 = 1 << 21;
 pub(crate) enum RemoteSyscallError {
     #[error("no executable mapping contains a system call instruction")]
     NoSyscallInsn,
-    /// The general registers have another size than those of a 64-bit task.
     #[error("the task is not a 64-bit task of this architecture")]
     ForeignAbi,
     /// The seccomp filter would apply to the call and cannot be suspended.
@@ -108,7 +102,7 @@ pub(crate) struct SyscallInsn(u64);
 
 impl SyscallInsn {
     /// The bytes of the instruction, for memory that the tracer fills.
-    pub(crate) const BYTES: &'static [u8] = &machine::SYSCALL_INSN;
+    pub(crate) const BYTES: &'static [u8] = &arch::SYSCALL_INSN;
 
     pub(crate) fn at_address(address: u64) -> Self {
         Self(address)
@@ -134,7 +128,7 @@ impl SyscallInsn {
             memory
                 .read(slice::from_ref(&range), &mut bytes, |_| {})
                 .map_err(|_| RemoteSyscallError::Exited)?;
-            if let Some(offset) = machine::find_syscall_insn(&bytes) {
+            if let Some(offset) = arch::find_syscall_insn(&bytes) {
                 return Ok(Self(range.start + offset as u64));
             }
         }
@@ -159,7 +153,7 @@ enum TraceState {
 pub(crate) struct RemoteSyscalls {
     tid: i32,
     insn: SyscallInsn,
-    saved_regs: Vec<u8>,
+    saved_regs: GeneralRegs,
     saved_sigmask: u64,
     state: TraceState,
     attached: bool,
@@ -177,10 +171,7 @@ impl RemoteSyscalls {
     ///
     /// The conditions in the module documentation; the thread is then unchanged.
     pub(crate) fn attach(tid: i32, insn: SyscallInsn, options: i32) -> Result<Self, RemoteSyscallError> {
-        let mut saved_regs = ptrace::registers(tid, RegisterSet::General).map_err(kernel("reading registers"))?;
-        if saved_regs.len() != machine::REGS_BYTES {
-            return Err(RemoteSyscallError::ForeignAbi);
-        }
+        let mut saved_regs = read_regs(tid)?;
         if ptrace::has_syscall_user_dispatch(tid).map_err(kernel("reading the system call dispatch"))? {
             return Err(RemoteSyscallError::SyscallUserDispatch);
         }
@@ -229,8 +220,8 @@ impl RemoteSyscalls {
         if self.state == TraceState::Running {
             self.stop_in_signal_path()?;
         }
-        let registers = machine::call_regs(&self.saved_regs, self.insn.0, nr, arguments);
-        ptrace::set_registers(self.tid, RegisterSet::General, &registers).map_err(kernel("setting registers"))?;
+        let registers = arch::call_regs(&self.saved_regs, self.insn.0, nr, arguments);
+        ptrace::set_general_regs(self.tid, &registers).map_err(kernel("setting registers"))?;
         self.resume_to_syscall(0)?;
         self.wait_syscall_stop(TraceState::SyscallEntry)?;
         self.resume_to_syscall(0)
@@ -239,8 +230,7 @@ impl RemoteSyscalls {
     /// Waits for the exit of the call and returns its result.
     fn end_call(&mut self) -> Result<nix::Result<u64>, RemoteSyscallError> {
         self.wait_syscall_stop(TraceState::SyscallExit)?;
-        let registers = ptrace::registers(self.tid, RegisterSet::General).map_err(kernel("reading registers"))?;
-        Ok(syscall_result(machine::return_value(&registers)))
+        Ok(syscall_result(arch::return_value(&read_regs(self.tid)?)))
     }
 
     /// Returns the events since the last call of this function, each with its message (see the options of
@@ -271,8 +261,7 @@ impl RemoteSyscalls {
         if self.state == TraceState::Running {
             self.stop_in_signal_path()?;
         }
-        ptrace::set_registers(self.tid, RegisterSet::General, &self.saved_regs)
-            .map_err(kernel("restoring registers"))?;
+        ptrace::set_general_regs(self.tid, &self.saved_regs).map_err(kernel("restoring registers"))?;
         if self.state == TraceState::SyscallExit {
             self.stop_in_signal_path()?;
         }
@@ -404,6 +393,11 @@ impl Drop for RemoteSyscalls {
     }
 }
 
+fn read_regs(tid: i32) -> Result<GeneralRegs, RemoteSyscallError> {
+    let registers = ptrace::general_regs(tid).map_err(kernel("reading registers"))?;
+    registers.ok_or(RemoteSyscallError::ForeignAbi)
+}
+
 /// Converts a raw return value: -4095 to -1 are errors.
 fn syscall_result(raw: u64) -> nix::Result<u64> {
     match raw.cast_signed() {
@@ -413,7 +407,7 @@ fn syscall_result(raw: u64) -> nix::Result<u64> {
 }
 
 /// Sets the registers to the abort handler if they are inside a restartable sequence.
-fn abort_rseq(tid: i32, registers: &mut [u8]) -> Result<(), RemoteSyscallError> {
+fn abort_rseq(tid: i32, registers: &mut GeneralRegs) -> Result<(), RemoteSyscallError> {
     let Some(registration) = ptrace::rseq(tid).map_err(kernel("reading the rseq area"))? else {
         return Ok(());
     };
@@ -436,8 +430,9 @@ fn abort_rseq(tid: i32, registers: &mut [u8]) -> Result<(), RemoteSyscallError> 
     let mut rseq_cs = [0; 4];
     if read_words(registration.pointer + 8, &mut pointer)? && pointer[0] != 0 && read_words(pointer[0], &mut rseq_cs)? {
         let [_, start, length, abort] = rseq_cs;
-        if machine::instruction_pointer(registers).wrapping_sub(start) < length {
-            machine::set_instruction_pointer(registers, abort);
+        let ip = arch::instruction_pointer(registers);
+        if ip.wrapping_sub(start) < length {
+            *ip = abort;
         }
     }
     Ok(())

@@ -59,10 +59,16 @@ impl PtraceState {
         let pid = node.process.pid();
         let ptrace_error = |item: &'static str| move |error: nix::Error| Error::capture(pid, item, error);
         let mode = node.status(tid).and_then(|status| status.value("Seccomp:"));
+        let registers = Registers::read(tid).map_err(ptrace_error("registers"))?;
+        if registers.is_foreign_abi() {
+            log.unsupported(format_args!(
+                "pid {pid}: the registers of thread {tid}, which is not a 64-bit task"
+            ));
+        }
         let queue = |queue| signal_queue(tid, queue).map_err(ptrace_error("pending signals"));
         Ok(Self {
             tid,
-            registers: Registers::read(tid).map_err(ptrace_error("registers"))?,
+            registers,
             blocked_signals: ptrace::blocked_signals(tid).map_err(ptrace_error("blocked signals"))?,
             pending: [queue(SignalQueue::Thread)?, queue(SignalQueue::Process)?],
             rseq: ptrace::rseq(tid).map_err(ptrace_error("rseq"))?.map(|rseq| RseqEntry {

@@ -68,12 +68,6 @@ use super::{
 };
 use crate::process::{self, ProcessId, proc_files};
 
-/// The layout of the extended processor state.
-#[cfg(target_arch = "x86_64")]
-pub(super) mod xsave {
-    pub(in crate::checkpoint) use super::registers::{XFeature, xfeature_range};
-}
-
 /// The only set of cgroups that images without `cgroup.img` can name: that of the restoring process.
 const CGROUP_SET: u32 = 1;
 

@@ -11,22 +11,32 @@ mod machine;
 use cri_proto::criu::message::CoreEntry;
 
 pub(super) use self::machine::CORE_MARCH;
-#[cfg(target_arch = "x86_64")]
-pub(in crate::checkpoint) use self::machine::{XFeature, xfeature_range};
-use crate::process::ptrace;
+use crate::process::ptrace::{self, GeneralRegs};
 
-/// The register sets of a stopped thread in the kernel's format.
-pub(super) struct Registers(Vec<Vec<u8>>);
+/// The registers of a stopped thread.
+pub(super) struct Registers {
+    /// `None` for a 32-bit program.
+    general: Option<GeneralRegs>,
+    /// The other registers, in the kernel's format.
+    sets: Vec<Vec<u8>>,
+}
 
 impl Registers {
     pub(super) fn read(tid: i32) -> nix::Result<Self> {
-        let sets = machine::REGISTER_SETS.iter().map(|set| ptrace::registers(tid, *set));
-        sets.collect::<Result<_, _>>().map(Self)
+        let sets = machine::REGISTER_SETS.iter().map(|set| ptrace::register_set(tid, *set));
+        Ok(Self {
+            general: ptrace::general_regs(tid)?,
+            sets: sets.collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub(super) fn is_foreign_abi(&self) -> bool {
+        self.general.is_none()
     }
 
     /// A core image with only these registers.
     pub(super) fn core(&self) -> CoreEntry {
-        machine::core(&self.0)
+        machine::core(self.general.as_ref(), &self.sets)
     }
 }
 

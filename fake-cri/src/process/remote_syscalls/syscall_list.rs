@@ -23,12 +23,13 @@ use std::{io, slice, time::Duration};
 use nix::errno::Errno;
 
 use super::{
-    PTRACE_O_SUSPEND_SECCOMP, PollBackoff, RemoteSyscallError, RemoteSyscalls, TraceState, kernel, machine,
-    syscall_result, wait_for_stop,
+    PTRACE_O_SUSPEND_SECCOMP, PollBackoff, RemoteSyscallError, RemoteSyscalls, TraceState, kernel, syscall_result,
+    wait_for_stop,
 };
 use crate::process::{
+    arch,
     memory::ProcMem,
-    ptrace::{self, PtraceStop, RegisterSet},
+    ptrace::{self, PtraceStop},
 };
 
 /// The words of an entry: syscall number, six arguments, result, output.
@@ -122,7 +123,7 @@ impl SyscallBuffer {
             let arguments = [0, Self::SIZE_BYTES, access as u64, flags, u64::MAX, 0];
             remote.call(libc::SYS_mmap, arguments)
         };
-        let mapped = match machine::LIST_STUB {
+        let mapped = match arch::LIST_STUB {
             Some(_) => map(written | libc::PROT_EXEC)?,
             None => Err(Errno::ENOSYS),
         };
@@ -250,7 +251,7 @@ impl RemoteSyscalls {
             autonomous: false,
             stepped: Vec::new(),
         };
-        match (buffer, machine::LIST_STUB) {
+        match (buffer, arch::LIST_STUB) {
             (Some(buffer), Some(stub)) if buffer.executable && !pending.calls.is_empty() => {
                 if self.state == TraceState::Running {
                     self.stop_in_signal_path()?;
@@ -258,9 +259,8 @@ impl RemoteSyscalls {
                 buffer.write(stub, &pending.calls, child_calls)?;
                 let (list, child_list) = (buffer.entry_address(0), buffer.entry_address(pending.calls.len() + 1));
                 let registers =
-                    machine::stub_regs(&self.saved_regs, buffer.address, list, child_list, YIELDS_BEFORE_PAUSE);
-                ptrace::set_registers(self.tid, RegisterSet::General, &registers)
-                    .map_err(kernel("setting registers"))?;
+                    arch::stub_regs(&self.saved_regs, buffer.address, list, child_list, YIELDS_BEFORE_PAUSE);
+                ptrace::set_general_regs(self.tid, &registers).map_err(kernel("setting registers"))?;
                 self.resume(0)?;
                 pending.autonomous = true;
             }

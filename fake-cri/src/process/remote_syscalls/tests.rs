@@ -86,7 +86,7 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-type ObservableState = (Vec<u8>, u64, String, Vec<Mapping>, String);
+type ObservableState = (Option<GeneralRegs>, u64, String, Vec<Mapping>, String);
 
 /// The state of a thread that a remote syscall could change: registers, mask, status, mappings, children.
 fn observable_state(tid: i32) -> ObservableState {
@@ -96,7 +96,7 @@ fn observable_state(tid: i32) -> ObservableState {
     let volatile = ["Vm", "Rss", "SigQ", "SigBlk", "voluntary_ctxt", "nonvoluntary_ctxt"];
     let is_stable = |line: &&str| !volatile.iter().any(|name| line.starts_with(name));
     (
-        ptrace::registers(tid, RegisterSet::General).expect("registers"),
+        ptrace::general_regs(tid).expect("registers"),
         ptrace::blocked_signals(tid).expect("mask"),
         status.lines().filter(is_stable).collect::<Vec<_>>().join("\n"),
         proc_files::maps(tid).expect("maps"),
@@ -429,7 +429,7 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
     remote.finish().expect("finish");
     child_buffer.unmap(&mut child_remote).unwrap().expect("munmap");
     child_remote.finish().expect("finish");
-    let regs_of = |tid| ptrace::registers(tid, RegisterSet::General).expect("registers");
+    let regs_of = |tid| ptrace::general_regs(tid).expect("registers");
     assert_eq!(regs_of(child), regs_of(tid));
     assert_eq!(observable_state(tid), before);
     program.detach();

@@ -8,27 +8,24 @@ use cri_proto::criu::message::{
 };
 
 use super::{register_set, u64_at, u64_words};
-use crate::process::ptrace::RegisterSet;
+use crate::process::ptrace::{GeneralRegs, RegisterSet};
 
 /// CRIU's constant for this architecture.
 pub(in super::super) const CORE_MARCH: March = March::Aarch64;
 
-/// The general registers x0 to x30.
-const GENERAL_REGISTERS: usize = 31;
 /// The bytes of the 32 vector registers.
 const VECTOR_BYTES: usize = 512;
-pub(super) const REGISTER_SETS: &[RegisterSet] =
-    &[RegisterSet::General, RegisterSet::FloatingPoint, RegisterSet::Arm64Tls];
+pub(super) const REGISTER_SETS: &[RegisterSet] = &[RegisterSet::FloatingPoint, RegisterSet::Arm64Tls];
 
-pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
-    let [general, vectors, tls] = [0, 1, 2].map(|index| register_set(sets, index));
+pub(super) fn core(general: Option<&GeneralRegs>, sets: &[Vec<u8>]) -> CoreEntry {
+    let [vectors, tls] = [0, 1].map(|index| register_set(sets, index));
     let controls = u64_at(vectors, VECTOR_BYTES / 8);
-    let gpregs = UserAarch64RegsEntry {
-        regs: (0..GENERAL_REGISTERS).map(|index| u64_at(general, index)).collect(),
-        sp: u64_at(general, GENERAL_REGISTERS),
-        pc: u64_at(general, GENERAL_REGISTERS + 1),
-        pstate: u64_at(general, GENERAL_REGISTERS + 2),
-    };
+    let gpregs = general.map_or_else(UserAarch64RegsEntry::default, |general| UserAarch64RegsEntry {
+        regs: general.regs.to_vec(),
+        sp: general.sp,
+        pc: general.pc,
+        pstate: general.pstate,
+    });
     CoreEntry {
         mtype: CORE_MARCH.into(),
         ti_aarch64: Some(ThreadInfoAarch64 {

@@ -1,9 +1,4 @@
 //! x86-64.
-//!
-//! The kernel returns `xsave` in the standard format. The offset of each feature depends on the CPU (AVX-512 is
-//! elsewhere on AMD than on Intel), so it is read with CPUID (leaf 0xD, Intel SDM volume 1, 13.4).
-
-use core::{arch::x86_64::__cpuid_count, ops::Range};
 
 use cri_proto::criu::message::{
     CoreEntry, ThreadInfoX86, UserDescT, UserX86CetEntry, UserX86FpregsEntry, UserX86RegsEntry, UserX86RegsMode,
@@ -11,13 +6,14 @@ use cri_proto::criu::message::{
 };
 
 use super::{register_set, u32_words, u64_at, u64_words};
-use crate::process::ptrace::RegisterSet;
+use crate::process::{
+    arch::{XFeature, XSTATE_BV_OFFSET, xfeature_range},
+    ptrace::{GeneralRegs, RegisterSet},
+};
 
 /// CRIU's constant for this architecture.
 pub(in super::super) const CORE_MARCH: March = March::X8664;
 
-/// The index of `xstate_bv` in `xsave`, in 8-byte words: a bit for each feature that is not in its initial state.
-const XSTATE_BV_WORD: usize = 512 / 8;
 /// The errors that mark an interrupted system call that the kernel restarts (linux/errno.h). Programs never see them.
 const RESTART_ERRNOS: [i64; 3] = [-512, -513, -514];
 /// The same for a call that continues by restart_syscall, which a restored process cannot do.
@@ -27,54 +23,58 @@ const SYSCALL_INSN_BYTES: u64 = 2;
 /// The first of the three TLS slots in the GDT.
 const GDT_ENTRY_TLS_MIN: u32 = 12;
 
-pub(super) const REGISTER_SETS: &[RegisterSet] = &[RegisterSet::General, RegisterSet::X86Extended];
+pub(super) const REGISTER_SETS: &[RegisterSet] = &[RegisterSet::X86Extended];
 
-pub(super) fn core(sets: &[Vec<u8>]) -> CoreEntry {
+pub(super) fn core(general: Option<&GeneralRegs>, sets: &[Vec<u8>]) -> CoreEntry {
     CoreEntry {
         mtype: CORE_MARCH.into(),
         thread_info: Some(ThreadInfoX86 {
             clear_tid_addr: 0,
-            gpregs: general_registers(register_set(sets, 0)),
-            fpregs: floating_point(register_set(sets, 1), xfeature_bytes),
+            gpregs: general.map_or_else(foreign_registers, general_registers),
+            fpregs: floating_point(register_set(sets, 0), xfeature_bytes),
             tls: (GDT_ENTRY_TLS_MIN..GDT_ENTRY_TLS_MIN + 3).map(empty_segment).collect(),
         }),
         ..CoreEntry::default()
     }
 }
 
-/// `struct user_regs_struct`. An interrupted system call is reset to its start, as CRIU does (criu/arch/x86).
-fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
-    let register = |index| u64_at(bytes, index);
+fn general_registers(regs: &GeneralRegs) -> UserX86RegsEntry {
     let mut registers = UserX86RegsEntry {
-        r15: register(0),
-        r14: register(1),
-        r13: register(2),
-        r12: register(3),
-        bp: register(4),
-        bx: register(5),
-        r11: register(6),
-        r10: register(7),
-        r9: register(8),
-        r8: register(9),
-        ax: register(10),
-        cx: register(11),
-        dx: register(12),
-        si: register(13),
-        di: register(14),
-        orig_ax: register(15),
-        ip: register(16),
-        cs: register(17),
-        flags: register(18),
-        sp: register(19),
-        ss: register(20),
-        fs_base: register(21),
-        gs_base: register(22),
-        ds: register(23),
-        es: register(24),
-        fs: register(25),
-        gs: register(26),
+        r15: regs.r15,
+        r14: regs.r14,
+        r13: regs.r13,
+        r12: regs.r12,
+        bp: regs.rbp,
+        bx: regs.rbx,
+        r11: regs.r11,
+        r10: regs.r10,
+        r9: regs.r9,
+        r8: regs.r8,
+        ax: regs.rax,
+        cx: regs.rcx,
+        dx: regs.rdx,
+        si: regs.rsi,
+        di: regs.rdi,
+        orig_ax: regs.orig_rax,
+        ip: regs.rip,
+        cs: regs.cs,
+        flags: regs.eflags,
+        sp: regs.rsp,
+        ss: regs.ss,
+        fs_base: regs.fs_base,
+        gs_base: regs.gs_base,
+        ds: regs.ds,
+        es: regs.es,
+        fs: regs.fs,
+        gs: regs.gs,
         mode: Some(UserX86RegsMode::Native.into()),
     };
+    reset_interrupted_syscall(&mut registers);
+    registers
+}
+
+/// Resets an interrupted system call to its start, as CRIU does (criu/arch/x86).
+fn reset_interrupted_syscall(registers: &mut UserX86RegsEntry) {
     let result = registers.ax.cast_signed();
     if registers.orig_ax.cast_signed() >= 0 {
         if RESTART_ERRNOS.contains(&result) {
@@ -84,34 +84,19 @@ fn general_registers(bytes: &[u8]) -> UserX86RegsEntry {
             registers.ax = i64::from(-libc::EINTR).cast_unsigned();
         }
     }
-    registers
 }
 
-/// The xsave features in CRIU's images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::checkpoint) enum XFeature {
-    Ymm = 2,
-    Bndregs = 3,
-    Bndcsr = 4,
-    Opmask = 5,
-    ZmmHi256 = 6,
-    Hi16Zmm = 7,
-    Pkru = 9,
-    CetUser = 11,
+/// The registers of a 32-bit program are not dumped; the log reports them.
+fn foreign_registers() -> UserX86RegsEntry {
+    UserX86RegsEntry {
+        mode: Some(UserX86RegsMode::Compat.into()),
+        ..UserX86RegsEntry::default()
+    }
 }
 
 /// The bytes of a feature at this CPU's offset; empty if the CPU does not have it.
 fn xfeature_bytes(xsave: &[u8], part: XFeature) -> &[u8] {
     xfeature_range(part).and_then(|range| xsave.get(range)).unwrap_or(&[])
-}
-
-/// The offset range of a feature on this CPU; `None` if the CPU does not have it.
-pub(in crate::checkpoint) fn xfeature_range(part: XFeature) -> Option<Range<usize>> {
-    // Every CPU with xsave has leaf 0xD, and a kernel that provides this register set uses it.
-    let leaf = __cpuid_count(0xd, part as u32);
-    let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
-    // Supervisor features are not in the standard format.
-    (length != 0 && leaf.ecx & 1 == 0).then_some(offset..offset + length)
 }
 
 /// `xsave` with its legacy region, `fxsave` (Intel SDM volume 1, 10.5.1).
@@ -133,7 +118,7 @@ fn floating_point(xsave: &[u8], part: impl for<'a> Fn(&'a [u8], XFeature) -> &'a
         xmm_space: u32_range(160, 416),
         padding: Vec::new(),
         xsave: Some(UserX86XsaveEntry {
-            xstate_bv: u64_at(xsave, XSTATE_BV_WORD),
+            xstate_bv: u64_at(xsave, XSTATE_BV_OFFSET / 8),
             ymmh_space: u32_words(part(xsave, XFeature::Ymm)),
             bndreg_state: u64_words(part(xsave, XFeature::Bndregs)),
             bndcsr_state: u64_words(part(xsave, XFeature::Bndcsr)),
@@ -176,14 +161,6 @@ mod tests {
 
     use super::*;
 
-    fn general(ax: i64, orig_ax: i64, ip: u64) -> UserX86RegsEntry {
-        let mut words = [0_u64; 27];
-        words[10] = ax.cast_unsigned();
-        words[15] = orig_ax.cast_unsigned();
-        words[16] = ip;
-        general_registers(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>())
-    }
-
     #[rstest]
     #[case::restarts(-512, 0, 0, 98)]
     #[case::restarts_always(-513, 7, 7, 98)]
@@ -197,7 +174,13 @@ mod tests {
         #[case] expected: i64,
         #[case] ip: u64,
     ) {
-        let registers = general(ax, orig_ax, 100);
+        let mut registers = UserX86RegsEntry {
+            ax: ax.cast_unsigned(),
+            orig_ax: orig_ax.cast_unsigned(),
+            ip: 100,
+            ..UserX86RegsEntry::default()
+        };
+        reset_interrupted_syscall(&mut registers);
         assert_eq!((registers.ax.cast_signed(), registers.ip), (expected, ip));
         assert_eq!(registers.orig_ax.cast_signed(), orig_ax);
     }

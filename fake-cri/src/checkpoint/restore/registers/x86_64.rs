@@ -8,14 +8,11 @@ use cri_proto::criu::message::{
 };
 
 use super::super::RestoreError;
-use crate::{
-    checkpoint::dump::xsave::{XFeature, xfeature_range},
-    process::ptrace::{self, RegisterSet},
+use crate::process::{
+    arch::{XFeature, XSAVE_LEGACY_BYTES, XSTATE_BV_OFFSET, xfeature_range},
+    ptrace::{self, GeneralRegs, RegisterSet},
 };
 
-/// Size of the legacy area, and offset of `xstate_bv` in the header after it.
-const LEGACY_BYTES: usize = 416;
-const XSTATE_BV_OFFSET: usize = 512;
 /// x87 and SSE, whose state is in the legacy area.
 const LEGACY_FEATURES: u64 = 3;
 /// Segment selectors of a 64-bit program (arch/x86/include/asm/segment.h).
@@ -76,52 +73,51 @@ pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreErr
         .as_ref()
         .ok_or_else(|| RestoreError::malformed("core", "the registers are missing"))?;
     let step_error = |errno| RestoreError::step("set registers", errno);
-    let mut extended = ptrace::registers(tid, RegisterSet::X86Extended).map_err(step_error)?;
+    let mut extended = ptrace::register_set(tid, RegisterSet::X86Extended).map_err(step_error)?;
     overlay_xsave(&mut extended, &info.fpregs)?;
-    ptrace::set_registers(tid, RegisterSet::X86Extended, &extended).map_err(step_error)?;
-    ptrace::set_registers(tid, RegisterSet::General, &user_regs(&info.gpregs)).map_err(step_error)
+    ptrace::set_register_set(tid, RegisterSet::X86Extended, &extended).map_err(step_error)?;
+    ptrace::set_general_regs(tid, &general_regs(&info.gpregs)).map_err(step_error)
 }
 
-/// `struct user_regs_struct`. `orig_ax` is -1: the thread is in no system call, because the dump sets the registers of
-/// an interrupted system call back to before the call.
-fn user_regs(entry: &UserX86RegsEntry) -> Vec<u8> {
-    let words = [
-        entry.r15,
-        entry.r14,
-        entry.r13,
-        entry.r12,
-        entry.bp,
-        entry.bx,
-        entry.r11,
-        entry.r10,
-        entry.r9,
-        entry.r8,
-        entry.ax,
-        entry.cx,
-        entry.dx,
-        entry.si,
-        entry.di,
-        u64::MAX,
-        entry.ip,
-        USER_CS,
-        entry.flags & USER_EFLAGS | FIXED_EFLAGS,
-        entry.sp,
-        USER_DS,
-        entry.fs_base,
-        entry.gs_base,
-        0,
-        0,
-        0,
-        0,
-    ];
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+/// `orig_rax` is -1: the thread is in no system call, because the dump sets the registers of an interrupted system call
+/// back to before the call.
+fn general_regs(entry: &UserX86RegsEntry) -> GeneralRegs {
+    GeneralRegs {
+        r15: entry.r15,
+        r14: entry.r14,
+        r13: entry.r13,
+        r12: entry.r12,
+        rbp: entry.bp,
+        rbx: entry.bx,
+        r11: entry.r11,
+        r10: entry.r10,
+        r9: entry.r9,
+        r8: entry.r8,
+        rax: entry.ax,
+        rcx: entry.cx,
+        rdx: entry.dx,
+        rsi: entry.si,
+        rdi: entry.di,
+        orig_rax: u64::MAX,
+        rip: entry.ip,
+        cs: USER_CS,
+        eflags: entry.flags & USER_EFLAGS | FIXED_EFLAGS,
+        rsp: entry.sp,
+        ss: USER_DS,
+        fs_base: entry.fs_base,
+        gs_base: entry.gs_base,
+        ds: 0,
+        es: 0,
+        fs: 0,
+        gs: 0,
+    }
 }
 
 /// Writes the recorded state over this machine's xsave area.
 fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), RestoreError> {
     let size_mismatch =
         |detail: &str| RestoreError::malformed("core", format!("{detail} differs in size from this machine's"));
-    let mut legacy = Vec::with_capacity(LEGACY_BYTES);
+    let mut legacy = Vec::with_capacity(XSAVE_LEGACY_BYTES);
     for half in [entry.cwd, entry.swd, entry.twd, entry.fop] {
         legacy.extend((half as u16).to_le_bytes());
     }
@@ -136,11 +132,11 @@ fn overlay_xsave(xsave: &mut [u8], entry: &UserX86FpregsEntry) -> Result<(), Res
             .chain(&entry.xmm_space)
             .flat_map(|word| word.to_le_bytes()),
     );
-    if legacy.len() != LEGACY_BYTES {
+    if legacy.len() != XSAVE_LEGACY_BYTES {
         return Err(size_mismatch("the legacy state"));
     }
     xsave
-        .get_mut(..LEGACY_BYTES)
+        .get_mut(..XSAVE_LEGACY_BYTES)
         .ok_or_else(|| size_mismatch("xsave"))?
         .copy_from_slice(&legacy);
     let (xstate_bv, parts) = match &entry.xsave {

@@ -1,11 +1,10 @@
-//! x86-64: `struct user_regs_struct`, 27 words.
+//! x86-64: the registers of remote syscalls, and the layout of the `xsave` area.
 
-use std::ops::Range;
+use std::{arch::x86_64::__cpuid_count, ops::Range};
 
-/// The size of the general registers of a 64-bit task.
-pub(super) const REGS_BYTES: usize = 27 * 8;
+use super::ptrace::GeneralRegs;
 
-/// The stub that executes a list ([`super::syscall_list`]). r12: the current entry; r13: the first entry of a child's
+/// The stub that executes a list ([`super::remote_syscalls`]). r12: the current entry; r13: the first entry of a child's
 /// list; r14: how often the stub yields at the end before it pauses.
 #[rustfmt::skip]
 pub(super) const LIST_STUB: Option<&[u8]> = Some(&[
@@ -42,15 +41,6 @@ pub(super) const LIST_STUB: Option<&[u8]> = Some(&[
     0xeb, 0xf7,                                           // jmp  sleep
 ]);
 
-/// Indices of the registers, in words.
-const R14: usize = 1;
-const R13: usize = 2;
-const R12: usize = 3;
-const AX: usize = 10;
-const ORIG_AX: usize = 15;
-const IP: usize = 16;
-/// The arguments of a system call: di, si, dx, r10, r8, r9.
-const ARGUMENT_REGS: [usize; 6] = [14, 13, 12, 7, 9, 8];
 /// `syscall`.
 pub(super) const SYSCALL_INSN: [u8; 2] = [0x0f, 0x05];
 
@@ -60,50 +50,66 @@ pub(super) fn find_syscall_insn(bytes: &[u8]) -> Option<usize> {
 
 /// The registers of a remote syscall. `orig_rax` is -1, because the kernel must not restart an interrupted system call
 /// of the thread on the way.
-pub(super) fn call_regs(saved_regs: &[u8], syscall_ip: u64, nr: i64, arguments: [u64; 6]) -> Vec<u8> {
-    let mut registers = saved_regs.to_vec();
-    set_reg_word(&mut registers, AX, nr.cast_unsigned());
-    set_reg_word(&mut registers, ORIG_AX, u64::MAX);
-    set_reg_word(&mut registers, IP, syscall_ip);
-    for (index, argument) in ARGUMENT_REGS.into_iter().zip(arguments) {
-        set_reg_word(&mut registers, index, argument);
+pub(super) fn call_regs(saved: &GeneralRegs, syscall_ip: u64, nr: i64, arguments: [u64; 6]) -> GeneralRegs {
+    let [rdi, rsi, rdx, r10, r8, r9] = arguments;
+    GeneralRegs {
+        rax: nr.cast_unsigned(),
+        orig_rax: u64::MAX,
+        rip: syscall_ip,
+        rdi,
+        rsi,
+        rdx,
+        r10,
+        r8,
+        r9,
+        ..*saved
     }
-    registers
 }
 
 /// The registers with which a thread starts [`LIST_STUB`].
-pub(super) fn stub_regs(saved_regs: &[u8], stub: u64, list: u64, child_list: u64, yields: u64) -> Vec<u8> {
-    let mut registers = saved_regs.to_vec();
-    set_reg_word(&mut registers, ORIG_AX, u64::MAX);
-    set_reg_word(&mut registers, IP, stub);
-    set_reg_word(&mut registers, R12, list);
-    set_reg_word(&mut registers, R13, child_list);
-    set_reg_word(&mut registers, R14, yields);
-    registers
+pub(super) fn stub_regs(saved: &GeneralRegs, stub: u64, list: u64, child_list: u64, yields: u64) -> GeneralRegs {
+    GeneralRegs {
+        orig_rax: u64::MAX,
+        rip: stub,
+        r12: list,
+        r13: child_list,
+        r14: yields,
+        ..*saved
+    }
 }
 
-pub(super) fn return_value(registers: &[u8]) -> u64 {
-    reg_word(registers, AX)
+pub(super) fn return_value(registers: &GeneralRegs) -> u64 {
+    registers.rax
 }
 
-pub(super) fn instruction_pointer(registers: &[u8]) -> u64 {
-    reg_word(registers, IP)
+pub(super) fn instruction_pointer(registers: &mut GeneralRegs) -> &mut u64 {
+    &mut registers.rip
 }
 
-pub(super) fn set_instruction_pointer(registers: &mut [u8], address: u64) {
-    set_reg_word(registers, IP, address);
+/// The size of the legacy area of `xsave`: `fxsave` without its unused end (Intel SDM volume 1, 10.5.1).
+pub(crate) const XSAVE_LEGACY_BYTES: usize = 416;
+/// The offset of `xstate_bv` in `xsave`: a bit for each feature that is not in its initial state.
+pub(crate) const XSTATE_BV_OFFSET: usize = 512;
+
+/// The `xsave` features in CRIU's images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum XFeature {
+    Ymm = 2,
+    Bndregs = 3,
+    Bndcsr = 4,
+    Opmask = 5,
+    ZmmHi256 = 6,
+    Hi16Zmm = 7,
+    Pkru = 9,
+    CetUser = 11,
 }
 
-fn word_range(index: usize) -> Range<usize> {
-    index * 8..index * 8 + 8
-}
-
-fn reg_word(registers: &[u8], index: usize) -> u64 {
-    registers
-        .get(word_range(index))
-        .map_or(0, |word| u64::from_ne_bytes(word.try_into().expect("eight bytes")))
-}
-
-fn set_reg_word(registers: &mut [u8], index: usize, value: u64) {
-    registers[word_range(index)].copy_from_slice(&value.to_ne_bytes());
+/// The offset range of a feature in the standard format; `None` if the CPU does not have it. The offset depends on the
+/// CPU (AVX-512 is elsewhere on AMD than on Intel), so it is read with CPUID (leaf 0xD, Intel SDM volume 1, 13.4).
+pub(crate) fn xfeature_range(feature: XFeature) -> Option<Range<usize>> {
+    // Every CPU with xsave has leaf 0xD, and a kernel that provides this register set uses it.
+    let leaf = __cpuid_count(0xd, feature as u32);
+    let (length, offset) = (leaf.eax as usize, leaf.ebx as usize);
+    // Supervisor features are not in the standard format.
+    (length != 0 && leaf.ecx & 1 == 0).then_some(offset..offset + length)
 }
