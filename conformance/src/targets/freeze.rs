@@ -148,16 +148,16 @@ pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> 
     }
     let mut tasks: Vec<_> = pstree::ProcStat::read(first_pid).into_iter().collect();
     tasks.extend(pstree::descendants(first_pid).unwrap_or_default());
-    let in_state = |state: u8| {
+    let in_state = |state: char| {
         let stopped_tasks = tasks.iter().filter(|kin| kin.state == state);
         stopped_tasks.map(|kin| kin.id).collect::<Vec<_>>()
     };
-    let traced = in_state(b't');
+    let traced = in_state('t');
     if let Some(first_traced) = traced.first() {
         let tracer = pstree::tracer_tid(first_traced.pid);
         return Some(FreezeCause::Traced(traced, tracer));
     }
-    let stopped = in_state(b'T');
+    let stopped = in_state('T');
     (!stopped.is_empty()).then_some(FreezeCause::Stopped(stopped))
 }
 

@@ -282,7 +282,7 @@ fn kill_container(host: &dyn Host) -> Result<(), Error> {
 
 /// Sends a signal to a process, unless its pid was reused.
 pub(crate) fn signal_process(process: ProcessId, signal: i32) {
-    if proc_files::read_process_id(process.pid).ok() == Some(process)
+    if ProcessId::from_pid(process.pid).ok() == Some(process)
         && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
     {
         // ESRCH: the process exited meanwhile.

@@ -172,7 +172,7 @@ impl<'a> FrozenContainer<'a> {
                 self.processes.remove(&member.pid);
                 continue;
             };
-            if proc_files::read_process_id(member.pid).ok() != Some(member) {
+            if ProcessId::from_pid(member.pid).ok() != Some(member) {
                 continue;
             }
             if self.threads() == 0 {
@@ -337,7 +337,7 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
         process.threads.remove(&tid);
         return Ok(false);
     };
-    if is_dead_state(stat.state) {
+    if proc_files::has_exited(&stat) {
         process.threads.remove(&tid);
         return Ok(false);
     }
@@ -376,13 +376,9 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
     }
 }
 
-fn is_dead_state(state: char) -> bool {
-    matches!(state, 'Z' | 'X' | 'x')
-}
-
 /// Whether this thread is dead, although it may still be listed.
 fn is_dead(tid: i32) -> bool {
-    proc_files::stat(tid).is_ok_and(|stat| is_dead_state(stat.state))
+    proc_files::stat(tid).is_ok_and(|stat| proc_files::has_exited(&stat))
 }
 
 /// The result of a poll of an interrupted thread.

@@ -10,7 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::process::syscalls;
+use procfs::{Current as _, Meminfo};
+
+use crate::process::proc_files::{self, StatusText};
 
 /// How many pids must remain free besides those of the snapshots, so that a container that forks often does not run
 /// out.
@@ -43,11 +45,13 @@ pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), Ins
     if read_number("/proc/sys/vm/overcommit_memory") == Some(2) {
         return Err(InsufficientResources::StrictOvercommit);
     }
-    if mem_available().is_some_and(|available| available < bytes) {
+    let available = Meminfo::current().ok().and_then(|memory| memory.mem_available);
+    if available.is_some_and(|available| available < bytes) {
         return Err(InsufficientResources::Memory(bytes));
     }
-    let is_root = nix::unistd::Uid::from_raw(real_uid(pid).unwrap_or(0)).is_root();
-    if let (false, Ok(limits)) = (is_root, syscalls::rlimits(pid)) {
+    let real_uid = StatusText::read(pid).ok().and_then(|status| status.value("Uid:"));
+    let is_root = real_uid.unwrap_or(0) == 0;
+    if let (false, Ok(limits)) = (is_root, proc_files::rlimits(pid)) {
         let limit = limits
             .get(libc::RLIMIT_NPROC as usize)
             .map_or(u64::MAX, |limit| limit.0);
@@ -111,18 +115,6 @@ fn cgroup_headroom(cgroup: &Path, maximum: &str, used: &str) -> Option<u64> {
 /// Reads a file that holds one number; `None` for any other content, such as `max`.
 fn read_number(path: impl AsRef<Path>) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-fn mem_available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
-fn real_uid(pid: i32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

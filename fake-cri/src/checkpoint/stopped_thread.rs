@@ -9,7 +9,7 @@ use super::{
     Host,
     freeze::{ThreadPoll, detach, poll_thread},
 };
-use crate::process::{ProcessId, proc_files, ptrace};
+use crate::process::{ProcessId, ptrace};
 
 /// A stopped thread. Drop detaches it.
 pub(crate) struct StoppedThread<'a> {
@@ -34,7 +34,7 @@ impl Drop for StoppedThread<'_> {
 pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: i32, bound: Duration) -> Option<StoppedThread<'_>> {
     ptrace::seize(tid).ok()?;
     // Verify the process only now: the tid of a traced thread cannot be reused.
-    let same_process = proc_files::read_process_id(process.pid).ok() == Some(process);
+    let same_process = ProcessId::from_pid(process.pid).ok() == Some(process);
     let mut pause = Duration::ZERO;
     let started = Instant::now();
     ptrace::interrupt(tid).ok()?;

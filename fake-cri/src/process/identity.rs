@@ -4,6 +4,8 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
+use super::proc_files::StatusText;
+
 /// User, groups and `no_new_privs` of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -24,28 +26,25 @@ const CAP_SETUID: u64 = 1 << 7;
 impl Identity {
     /// The identity of this process.
     pub fn current() -> io::Result<Identity> {
-        Identity::parse(&fs::read_to_string("/proc/self/status")?)
+        Self::of_process(std::process::id().cast_signed())
     }
 
     /// The identity of a process, by its effective ids.
     pub fn of_process(pid: i32) -> io::Result<Identity> {
-        Identity::parse(&fs::read_to_string(format!("/proc/{pid}/status"))?)
+        Self::parse(&StatusText::read(pid)?)
     }
 
-    fn parse(status: &str) -> io::Result<Identity> {
-        let values = |name: &str| -> Vec<u32> {
-            let words = status_line(status, name).unwrap_or_default().split_whitespace();
-            words.filter_map(|word| word.parse().ok()).collect()
-        };
+    fn parse(status: &StatusText) -> io::Result<Identity> {
+        let ids = |name: &str| -> Vec<u32> { status.values(name).filter_map(|id| id.try_into().ok()).collect() };
         let effective = |name: &str| {
             let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in /proc/PID/status"));
-            values(name).get(1).copied().ok_or_else(missing)
+            ids(&format!("{name}:")).get(1).copied().ok_or_else(missing)
         };
         Ok(Identity {
             uid: effective("Uid")?,
             gid: effective("Gid")?,
-            groups: values("Groups"),
-            no_new_privs: values("NoNewPrivs") == [1],
+            groups: ids("Groups:"),
+            no_new_privs: status.value("NoNewPrivs:") == Some(1),
         })
     }
 
@@ -60,8 +59,10 @@ impl Identity {
         if self.same_user(&current) {
             return Ok(None);
         }
-        let status = fs::read_to_string("/proc/self/status")?;
-        let capabilities = status_line(&status, "CapEff").and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+        let status = StatusText::read(std::process::id().cast_signed())?;
+        let capabilities = status
+            .line("CapEff:")
+            .and_then(|text| u64::from_str_radix(text, 16).ok());
         let capabilities = capabilities.unwrap_or(0);
         if self.uid != current.uid && capabilities & CAP_SETUID == 0 {
             return Ok(Some(format!(
@@ -99,13 +100,6 @@ fn sorted_groups(groups: &[u32]) -> Vec<u32> {
     groups
 }
 
-/// The value of a line `NAME: VALUE`.
-fn status_line<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-}
-
 /// Whether an id exists in this user namespace. The lines of a map are: first id inside, first id outside, length
 /// (user_namespaces(7)).
 fn is_id_mapped(map: &str, id: u32) -> bool {
@@ -125,6 +119,7 @@ mod tests {
 
     #[test]
     fn effective_ids_are_read() {
+        let parse = |text: &str| Identity::parse(&StatusText(text.to_owned()));
         let status = "Name:\tsh\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nNoNewPrivs:\t1\n";
         let expected = Identity {
             uid: 2,
@@ -132,8 +127,8 @@ mod tests {
             groups: vec![9, 10],
             no_new_privs: true,
         };
-        assert_eq!(Identity::parse(status).unwrap(), expected);
-        assert!(Identity::parse("Name:\tsh\n").is_err());
+        assert_eq!(parse(status).unwrap(), expected);
+        assert!(parse("Name:\tsh\n").is_err());
     }
 
     #[test]

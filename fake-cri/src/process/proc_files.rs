@@ -14,10 +14,8 @@ use std::{
 
 use procfs::{
     FromRead as _,
-    process::{Stat, Status},
+    process::{Stat, StatM, Status},
 };
-
-use super::ProcessId;
 
 /// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel created inside a process (linux/sched.h). They cannot
 /// be traced.
@@ -30,11 +28,18 @@ pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
     parse(tid, "stat", |bytes| Stat::from_read(bytes))
 }
 
+pub(crate) fn statm(tid: i32) -> io::Result<StatM> {
+    parse(tid, "statm", |bytes| StatM::from_read(bytes))
+}
+
+/// Whether a thread has exited, although it may still be listed.
+pub(crate) fn has_exited(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x')
+}
+
 /// Whether a thread has exited or is exiting: the kernel no longer reports its state.
 pub(crate) fn is_exiting(tid: i32) -> bool {
-    stat(tid).map_or(true, |stat| {
-        matches!(stat.state, 'Z' | 'X' | 'x') || stat.flags & PF_EXITING != 0
-    })
+    stat(tid).map_or(true, |stat| has_exited(&stat) || stat.flags & PF_EXITING != 0)
 }
 
 /// Whether every thread of a process has exited, is exiting, or has a pending SIGKILL.
@@ -55,19 +60,17 @@ pub(crate) fn status(tid: i32) -> io::Result<Status> {
 /// `/proc/TID/status` as raw text. Parsing the whole file takes longer than reading it, so the caller can parse it
 /// later.
 #[derive(Clone, Debug)]
-pub(crate) struct StatusText(String);
+pub(crate) struct StatusText(pub(super) String);
 
 impl StatusText {
     pub(crate) fn read(tid: i32) -> io::Result<Self> {
-        let bytes = read_proc_file(tid, "status")?;
         // The name of the thread may contain any bytes, but the parser takes text.
-        Ok(Self(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(Self(String::from_utf8_lossy(&read(tid, "status")?).into_owned()))
     }
 
     /// The numbers of the first line that begins with `name`.
     pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = u64> {
-        let line = self.0.lines().find_map(|line| line.strip_prefix(name));
-        let words = line.unwrap_or_default().split_ascii_whitespace();
+        let words = self.line(name).unwrap_or_default().split_ascii_whitespace();
         words.filter_map(|word| word.parse().ok())
     }
 
@@ -78,8 +81,7 @@ impl StatusText {
 
     /// The rest of the first line that begins with `name`, trimmed.
     pub(crate) fn line(&self, name: &str) -> Option<&str> {
-        let line = self.0.lines().find_map(|line| line.strip_prefix(name));
-        line.map(str::trim)
+        self.0.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
     }
 
     pub(crate) fn parse(&self) -> io::Result<Status> {
@@ -88,29 +90,16 @@ impl StatusText {
 }
 
 fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
-    let bytes = read_proc_file(tid, name)?;
-    parse(&bytes).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
+    parse(&read(tid, name)?).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
 }
 
 /// The files of `/proc` report no size, and many are read while a container is frozen. The initial capacity avoids the
 /// many small reads of a growing buffer.
-fn read_proc_file(tid: i32, name: &str) -> io::Result<Vec<u8>> {
+pub(crate) fn read(tid: i32, name: &str) -> io::Result<Vec<u8>> {
     const INITIAL_CAPACITY_BYTES: usize = 4096;
     let mut bytes = Vec::with_capacity(INITIAL_CAPACITY_BYTES);
     fs::File::open(format!("/proc/{tid}/{name}"))?.read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Reads the start time of the process that has this pid now.
-///
-/// # Errors
-///
-/// `NotFound` when there is no such process.
-pub(crate) fn read_process_id(pid: i32) -> io::Result<ProcessId> {
-    Ok(ProcessId {
-        pid,
-        start_time: stat(pid)?.starttime,
-    })
 }
 
 /// The tids of a process, the leader included, in the order of the kernel.
@@ -132,21 +121,36 @@ pub(crate) fn is_io_worker(stat: &Stat) -> bool {
 
 /// `/proc/TID/comm` with its trailing blanks: only the newline that the kernel adds is removed.
 pub(crate) fn comm(tid: i32) -> io::Result<String> {
-    let bytes = read_proc_file(tid, "comm")?;
+    let bytes = read(tid, "comm")?;
     let name = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     Ok(String::from_utf8_lossy(name).into_owned())
 }
 
+/// The soft and hard limits of a process, indexed by `RLIMIT_*`; `u64::MAX` means unlimited. `/proc/PID/limits` is
+/// readable for everyone, whereas prlimit(2) of another user's process requires CAP_SYS_RESOURCE, which even root may
+/// lack.
+pub(crate) fn rlimits(pid: i32) -> io::Result<Vec<(u64, u64)>> {
+    const RLIM_NLIMITS: usize = 16;
+    let parse_limit = |column: &str| match column.trim() {
+        "unlimited" => Some(u64::MAX),
+        digits => digits.parse().ok(),
+    };
+    // A table with columns of fixed width, in the order of `RLIMIT_*`.
+    let limit = |line: &str| Some((parse_limit(line.get(26..46)?)?, parse_limit(line.get(47..67)?)?));
+    let limits: Option<Vec<_>> = read_text(pid, "limits")?.lines().skip(1).map(limit).collect();
+    limits
+        .filter(|limits| limits.len() == RLIM_NLIMITS)
+        .ok_or_else(|| unknown_line(pid, "limits"))
+}
+
 /// A file of a process as text, without trailing blanks.
 pub(crate) fn read_text(tid: i32, name: &str) -> io::Result<String> {
-    Ok(String::from_utf8_lossy(&read_proc_file(tid, name)?)
-        .trim_end()
-        .to_owned())
+    Ok(String::from_utf8_lossy(&read(tid, name)?).trim_end().to_owned())
 }
 
 /// `/proc/TID/auxv`: the auxiliary vector of the program (getauxval(3)).
 pub(crate) fn auxv(tid: i32) -> io::Result<Vec<u64>> {
-    let bytes = read_proc_file(tid, "auxv")?;
+    let bytes = read(tid, "auxv")?;
     Ok(bytes
         .chunks_exact(8)
         .map(|word| u64::from_ne_bytes(word.try_into().expect("chunks of eight")))
@@ -197,8 +201,6 @@ pub(crate) struct Mapping {
     pub(crate) shared: bool,
     /// The offset in the file, in bytes.
     pub(crate) offset: u64,
-    /// Major and minor number of the file's device.
-    pub(crate) device: (u32, u32),
     /// 0 without a file.
     pub(crate) inode: u64,
     /// The path of the file, or the name that the kernel gives (`[heap]`). Empty for anonymous memory.
@@ -220,7 +222,6 @@ impl Mapping {
             execute: false,
             shared: false,
             offset: 0,
-            device: (0, 0),
             inode: 0,
             name: PathBuf::new(),
             flags: flags.to_vec(),
@@ -240,16 +241,16 @@ impl Mapping {
 
 /// The mappings of a process with their flags, in address order, from `/proc/PID/smaps`.
 pub(crate) fn smaps(tid: i32) -> io::Result<Vec<Mapping>> {
-    let bytes = read_proc_file(tid, "smaps")?;
-    parse_maps(&bytes)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/smaps: unknown line")))
+    parse_maps(&read(tid, "smaps")?).ok_or_else(|| unknown_line(tid, "smaps"))
 }
 
 /// The mappings without flags, from `/proc/PID/maps`, for which the kernel need not walk the pages.
 pub(crate) fn maps(tid: i32) -> io::Result<Vec<Mapping>> {
-    let bytes = read_proc_file(tid, "maps")?;
-    parse_maps(&bytes)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/maps: unknown line")))
+    parse_maps(&read(tid, "maps")?).ok_or_else(|| unknown_line(tid, "maps"))
+}
+
+fn unknown_line(tid: i32, name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/{name}: unknown line"))
 }
 
 fn parse_maps(bytes: &[u8]) -> Option<Vec<Mapping>> {
@@ -286,7 +287,7 @@ fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
     let (start, end) = word()?.split_once('-')?;
     let access = word()?.as_bytes();
     let offset = word()?;
-    let (major, minor) = word()?.split_once(':')?;
+    let _device = word()?.split_once(':')?;
     let inode = word()?;
     let name = rest.trim_ascii_start();
     let hex = |text| u64::from_str_radix(text, 16).ok();
@@ -300,10 +301,6 @@ fn parse_maps_line(line: &[u8]) -> Option<Mapping> {
         execute: execute == b'x',
         shared: shared == b's',
         offset: hex(offset)?,
-        device: (
-            u32::from_str_radix(major, 16).ok()?,
-            u32::from_str_radix(minor, 16).ok()?,
-        ),
         inode: inode.parse().ok()?,
         name: PathBuf::from(std::ffi::OsString::from_vec(unescape(name))),
         flags: Vec::new(),
@@ -343,7 +340,6 @@ pub(crate) struct FdInfo {
     pub(crate) pos: u64,
     /// The flags of open(2), including `O_CLOEXEC`.
     pub(crate) flags: u32,
-    pub(crate) mnt_id: i32,
     /// All other lines as name and value, in order. Names repeat (`tfd` of an epoll fd).
     pub(crate) extra: Vec<(String, String)>,
 }
@@ -392,7 +388,6 @@ fn parse_fdinfo(text: &str) -> FdInfo {
         match name {
             "pos" => info.pos = value.parse().unwrap_or(0),
             "flags" => info.flags = u32::from_str_radix(value, 8).unwrap_or(0),
-            "mnt_id" => info.mnt_id = value.parse().unwrap_or(-1),
             _ => info.extra.push((name.to_owned(), value.to_owned())),
         }
     }
@@ -436,7 +431,6 @@ VmFlags: ex
         assert_eq!(mappings[0].name, Path::new("/usr/bin/a  b\nc (deleted)"));
         assert_eq!(mappings[0].range, 0x40_0000..0x45_2000);
         assert_eq!(mappings[0].offset, 0x1000);
-        assert_eq!(mappings[0].device, (8, 2));
         assert!(mappings[0].read && mappings[0].execute && !mappings[0].write && !mappings[0].shared);
         assert!(mappings[1].has_flag(b"gd") && !mappings[0].has_flag(b"gd"));
         assert_eq!((mappings[0].protection_key, mappings[1].protection_key), (3, 0));
@@ -464,6 +458,13 @@ VmFlags: ex
     }
 
     #[test]
+    fn own_limits_are_read() {
+        let limits = rlimits(std::process::id() as i32).expect("limits");
+        let expected = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limit");
+        assert_eq!(limits[libc::RLIMIT_NOFILE as usize], expected);
+    }
+
+    #[test]
     fn status_lines_match_the_parsed_status() {
         let status = StatusText("Name:\tNSpid: 7\nNSpid:\t70\t7\nVmLck:\t      12 kB\n".to_owned());
         assert_eq!(status.values("NSpid:").collect::<Vec<_>>(), [70, 7]);
@@ -480,7 +481,7 @@ VmFlags: ex
         let info = parse_fdinfo(
             "pos:\t17\nflags:\t02000002\nmnt_id:\t15\ntfd: 3 events: 19\ntfd: 4 events: 1\neventfd-count: ff\n",
         );
-        assert_eq!((info.pos, info.flags, info.mnt_id), (17, 0o2_000_002, 15));
+        assert_eq!((info.pos, info.flags), (17, 0o2_000_002));
         assert_eq!(info.all("tfd").collect::<Vec<_>>(), ["3 events: 19", "4 events: 1"]);
         assert_eq!(info.get("eventfd-count"), Some("ff"));
     }

@@ -3,10 +3,14 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    path::Path,
 };
 
-use super::ProcessId;
+use procfs::process::Stat;
+
+use super::{
+    ProcessId,
+    proc_files::{self, StatusText, has_exited},
+};
 
 /// Identity and state of a process: fields of `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,76 +18,59 @@ pub struct ProcStat {
     /// Pid and start time.
     pub id: ProcessId,
     /// The state of the thread group leader, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
-    pub state: u8,
-    /// Whether at least one thread has not exited.
-    pub alive: bool,
+    pub state: char,
     /// The pid of the parent; 0 when the parent is outside of this pid namespace.
     pub ppid: i32,
-    /// The process group id.
-    pub pgid: i32,
     /// The session id.
     pub sid: i32,
     /// CPU time, in clock ticks, of the children that have exited and were waited for.
     pub children_cpu_ticks: u64,
+    dead: bool,
 }
 
 impl ProcStat {
     /// Reads a process. `NotFound` when there is no such process.
     pub fn read(pid: i32) -> io::Result<Self> {
-        let text = fs::read(format!("/proc/{pid}/stat")).map_err(esrch_as_not_found)?;
-        let mut stat = Self::parse(&text)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat")))?;
-        if stat.alive && !stat.is_leader_alive() {
+        let stat = proc_files::stat(pid).map_err(esrch_as_not_found)?;
+        let mut process = Self::new(&stat);
+        if has_exited(&stat) && !process.dead {
             // The thread count of `stat` also includes exited threads whose tracer has not waited for them.
-            stat.alive = find_live_thread(pid).is_some();
+            process.dead = find_live_thread(pid).is_none();
         }
-        Ok(stat)
+        Ok(process)
     }
 
-    /// The name in parentheses may contain anything, even parentheses and newlines, so the fields start after the last
-    /// parenthesis.
-    fn parse(text: &[u8]) -> Option<Self> {
-        let open = text.iter().position(|&byte| byte == b'(')?;
-        let close = text.iter().rposition(|&byte| byte == b')')?;
-        let pid = std::str::from_utf8(&text[..open]).ok()?.trim().parse().ok()?;
-        let rest = std::str::from_utf8(&text[close + 1..]).ok()?;
-        // The first element is field 3 of the manual page.
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let parse_field = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
-        let state = *fields.first()?.as_bytes().first()?;
-        Some(Self {
-            id: ProcessId {
-                pid,
-                start_time: u64::try_from(parse_field(22)?).ok()?,
-            },
-            state,
-            alive: is_thread_alive(state) || parse_field(20)? > 1,
-            ppid: parse_field(4)?.try_into().ok()?,
-            pgid: parse_field(5)?.try_into().ok()?,
-            sid: parse_field(6)?.try_into().ok()?,
-            children_cpu_ticks: u64::try_from(parse_field(16)? + parse_field(17)?).ok()?,
-        })
+    fn new(stat: &Stat) -> Self {
+        Self {
+            id: process_id(stat),
+            state: stat.state,
+            ppid: stat.ppid,
+            sid: stat.session,
+            children_cpu_ticks: (stat.cutime + stat.cstime).unsigned_abs(),
+            dead: has_exited(stat) && stat.num_threads <= 1,
+        }
     }
 
     /// Whether the process has exited and only waits to be reaped. A process whose leader has exited (`pthread_exit` in
     /// `main`) is alive as long as another thread is: the kernel does not let its parent reap it earlier.
     pub fn is_dead(&self) -> bool {
-        !self.alive
-    }
-
-    fn is_leader_alive(&self) -> bool {
-        is_thread_alive(self.state)
+        self.dead
     }
 }
 
-fn is_thread_alive(state: u8) -> bool {
-    !matches!(state, b'Z' | b'X')
+fn process_id(stat: &Stat) -> ProcessId {
+    ProcessId {
+        pid: stat.pid,
+        start_time: stat.starttime,
+    }
 }
 
 impl ProcessId {
     /// The process that has this pid now. `NotFound` when there is none.
     pub fn from_pid(pid: i32) -> io::Result<Self> {
-        ProcStat::read(pid).map(|stat| stat.id)
+        proc_files::stat(pid)
+            .map(|stat| process_id(&stat))
+            .map_err(esrch_as_not_found)
     }
 
     /// This process.
@@ -189,90 +176,53 @@ pub fn live_thread(pid: i32) -> i32 {
 }
 
 fn find_live_thread(pid: i32) -> Option<i32> {
-    let is_live = |tid: &i32| {
-        let stat = fs::read(format!("/proc/{pid}/task/{tid}/stat"))
-            .ok()
-            .and_then(|text| ProcStat::parse(&text));
-        stat.is_some_and(|stat| stat.is_leader_alive())
-    };
+    let is_live = |tid: &i32| proc_files::stat(*tid).is_ok_and(|stat| !has_exited(&stat));
     if is_live(&pid) {
         return Some(pid);
     }
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut tids = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    tids.find(is_live)
-}
-
-/// Reads a file that depends on the address space. For an exited leader such a file is empty or cannot be read, so
-/// another thread's file is read.
-fn read_mm_file(pid: i32, name: &str) -> io::Result<Vec<u8>> {
-    match fs::read(format!("/proc/{pid}/{name}")) {
-        Ok(text) if !text.is_empty() => Ok(text),
-        leader_file => match live_thread(pid) {
-            live_tid if live_tid == pid => leader_file,
-            live_tid => fs::read(format!("/proc/{pid}/task/{live_tid}/{name}")),
-        },
-    }
+    proc_files::threads(pid).ok()?.into_iter().find(is_live)
 }
 
 /// Whether the environment at the start of a process contains exactly `name=value`. False when it cannot be read.
 pub fn environ_has(pid: i32, name: &str, value: &str) -> bool {
     let expected = format!("{name}={value}");
-    read_mm_file(pid, "environ")
-        .is_ok_and(|text| text.split(|&byte| byte == 0).any(|entry| entry == expected.as_bytes()))
+    let environ = match proc_files::read(pid, "environ") {
+        // Empty, or not readable, when the leader has exited.
+        Ok(environ) if !environ.is_empty() => Ok(environ),
+        _ => proc_files::read(live_thread(pid), "environ"),
+    };
+    environ.is_ok_and(|environ| {
+        environ
+            .split(|&byte| byte == 0)
+            .any(|entry| entry == expected.as_bytes())
+    })
 }
 
 /// Resident memory of a process in bytes; 0 when it has exited.
 pub fn resident_bytes(pid: i32) -> u64 {
-    let pages = |tid: i32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/statm")).ok()?;
-        text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
-    };
-    let resident_pages = match pages(pid) {
+    let resident = |tid: i32| proc_files::statm(tid).map_or(0, |statm| statm.resident);
+    let pages = match resident(pid) {
         // All zero when the leader has exited.
-        None | Some(0) => pages(live_thread(pid)),
-        some => some,
+        0 => resident(live_thread(pid)),
+        pages => pages,
     };
-    resident_pages.unwrap_or(0) * page_size()
+    pages * procfs::page_size()
 }
 
-/// The tid of the tracer of the thread group leader, or 0.
-pub fn tracer_tid(pid: i32) -> i32 {
-    parse_tracer_pid(Path::new(&format!("/proc/{pid}/status")))
+/// The tid of the tracer of a thread, or 0.
+pub fn tracer_tid(tid: i32) -> i32 {
+    let tracer = StatusText::read(tid).ok().and_then(|status| status.value("TracerPid:"));
+    tracer.and_then(|tid| tid.try_into().ok()).unwrap_or(0)
 }
 
 /// Whether any thread of a process is traced. The leader may have exited before the others.
 pub fn is_traced(pid: i32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    threads
-        .into_iter()
-        .any(|thread| parse_tracer_pid(&thread.path().join("status")) != 0)
-}
-
-fn parse_tracer_pid(status: &Path) -> i32 {
-    let status = fs::read_to_string(status).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok())
-        .unwrap_or(0)
-}
-
-fn page_size() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|size| u64::try_from(size).ok())
-        .unwrap_or(4096)
+    let threads = proc_files::threads(pid).unwrap_or_default();
+    threads.into_iter().any(|tid| tracer_tid(tid) != 0)
 }
 
 /// A process that exits between open and read causes ESRCH, one that is gone earlier ENOENT. Both become `NotFound`.
-fn esrch_as_not_found(error: io::Error) -> io::Error {
+pub(super) fn esrch_as_not_found(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::ESRCH) {
         io::ErrorKind::NotFound.into()
     } else {
@@ -282,29 +232,31 @@ fn esrch_as_not_found(error: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromRead as _;
+
     use super::*;
+
+    fn parse(state: char, threads: u32) -> ProcStat {
+        let text = format!(
+            "42 (a) (b\n) {state} 7 42 41 0 -1 4194304 1 2 3 4 5 6 70 8 20 0 {threads} 0 987654 1 2 3 4 5 6 7 8 9 10 11 \
+             12 13 14 15\n"
+        );
+        ProcStat::new(&Stat::from_read(text.as_bytes()).expect("a stat line"))
+    }
 
     #[test]
     fn comm_with_parentheses_is_parsed() {
-        let text = b"42 (a) (b\n) S 7 42 41 0 -1 4194304 1 2 3 4 5 6 70 8 20 0 1 0 987654 1 2 3\n";
-        let stat = ProcStat::parse(text).expect("a stat line");
-        assert_eq!(
-            stat.id,
-            ProcessId {
-                pid: 42,
-                start_time: 987_654
-            }
-        );
-        assert_eq!((stat.state, stat.ppid, stat.pgid, stat.sid), (b'S', 7, 42, 41));
-        assert_eq!((stat.children_cpu_ticks, stat.alive), (78, true));
+        let stat = parse('S', 1);
+        let (pid, start_time) = (42, 987_654);
+        assert_eq!(stat.id, ProcessId { pid, start_time });
+        assert_eq!((stat.state, stat.ppid, stat.sid), ('S', 7, 41));
+        assert_eq!((stat.children_cpu_ticks, stat.is_dead()), (78, false));
     }
 
     #[test]
     fn dead_leader_with_live_threads_is_alive() {
-        let zombie =
-            |threads| format!("42 (a) Z 7 42 41 0 -1 4194304 1 2 3 4 5 6 70 8 20 0 {threads} 0 987654 1 2 3\n");
-        assert!(ProcStat::parse(zombie(1).as_bytes()).expect("a stat line").is_dead());
-        assert!(!ProcStat::parse(zombie(2).as_bytes()).expect("a stat line").is_dead());
+        assert!(parse('Z', 1).is_dead());
+        assert!(!parse('Z', 2).is_dead());
     }
 
     #[test]
@@ -330,12 +282,11 @@ mod tests {
     fn descendants_of_walks_all_levels() {
         let stat = |pid, parent| ProcStat {
             id: ProcessId { pid, start_time: 1 },
-            state: b'S',
-            alive: true,
+            state: 'S',
             ppid: parent,
-            pgid: pid,
             sid: pid,
             children_cpu_ticks: 0,
+            dead: false,
         };
         let all = [stat(2, 1), stat(3, 2), stat(4, 3), stat(5, 1)];
         assert_eq!(descendants_of(&all, &HashSet::from([2])), HashSet::from([3, 4]));

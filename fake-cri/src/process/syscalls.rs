@@ -1,10 +1,6 @@
 //! System calls about another process that no crate wraps.
 
-use std::{
-    cmp::Ordering,
-    fs,
-    mem::{MaybeUninit, size_of},
-};
+use std::cmp::Ordering;
 
 use nix::errno::Errno;
 
@@ -148,55 +144,6 @@ pub(crate) fn robust_list(tid: i32) -> nix::Result<(u64, u32)> {
     Ok((head, u32::try_from(length).unwrap_or(0)))
 }
 
-/// The number of resource limits.
-const RLIM_NLIMITS: u32 = 16;
-
-/// The soft and hard limits of a process, indexed by `RLIMIT_*`. `u64::MAX` means unlimited.
-pub(crate) fn rlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
-    match prlimits(pid) {
-        // prlimit(2) of another user's process requires CAP_SYS_RESOURCE, which even root may lack. `/proc/PID/limits`
-        // is readable for everyone.
-        Err(Errno::EPERM) => read_proc_limits(pid),
-        outcome => outcome,
-    }
-}
-
-#[expect(unsafe_code, reason = "nix reads only the limits of this process")]
-fn prlimits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
-    (0..RLIM_NLIMITS)
-        .map(|resource| {
-            let mut limit = MaybeUninit::<libc::rlimit64>::uninit();
-            // SAFETY: the kernel fills the limit when it returns zero, and reads nothing from the null pointer.
-            unsafe {
-                Errno::result(libc::syscall(
-                    libc::SYS_prlimit64,
-                    pid,
-                    resource,
-                    std::ptr::null::<libc::rlimit64>(),
-                    limit.as_mut_ptr(),
-                ))?;
-                let limit = limit.assume_init();
-                Ok((limit.rlim_cur, limit.rlim_max))
-            }
-        })
-        .collect()
-}
-
-/// Parses `/proc/PID/limits`: a table with columns of fixed width, in the order of `RLIMIT_*`.
-fn read_proc_limits(pid: i32) -> nix::Result<Vec<(u64, u64)>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/limits"))
-        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    let parse_limit = |column: &str| match column.trim() {
-        "unlimited" => Some(u64::MAX),
-        digits => digits.parse().ok(),
-    };
-    let limit = |line: &str| Some((parse_limit(line.get(26..46)?)?, parse_limit(line.get(47..67)?)?));
-    let limits: Option<Vec<_>> = text.lines().skip(1).map(limit).collect();
-    limits
-        .filter(|limits| limits.len() == RLIM_NLIMITS as usize)
-        .ok_or(Errno::EPROTO)
-}
-
 /// Scheduling policy and priorities of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduling {
@@ -273,10 +220,6 @@ mod tests {
     fn current_process_is_readable() {
         let pid = std::process::id() as i32;
         assert_eq!(kcmp_equal(pid, pid, KcmpType::Vm), Some(true));
-        let limits = rlimits(pid).expect("limits");
-        let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limit");
-        assert_eq!(limits[libc::RLIMIT_NOFILE as usize], (soft, hard));
-        assert_eq!(read_proc_limits(pid), Ok(limits));
         let (class, level) = io_priority(0).expect("I/O priority");
         assert!(class <= 3 && level < 8, "{class} {level}");
         assert!((-20..20).contains(&scheduling(0).expect("scheduling").nice));

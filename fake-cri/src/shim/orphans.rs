@@ -14,13 +14,13 @@
 
 use std::{
     collections::HashSet,
-    fs, io, thread,
+    io, thread,
     time::{Duration, Instant},
 };
 
 use super::{CONTAINER_ID_ENV, SHIM_PROCESS_NAME, ShimError};
 use crate::process::{
-    ProcessId, pidfd,
+    ProcessId, pidfd, proc_files,
     pstree::{self, ProcStat},
     wait,
 };
@@ -125,5 +125,5 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
 
 /// Compares the name, which an exiting process still has, unlike its environment.
 fn is_shim(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == SHIM_PROCESS_NAME)
+    proc_files::comm(pid).is_ok_and(|name| name == SHIM_PROCESS_NAME)
 }

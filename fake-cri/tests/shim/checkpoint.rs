@@ -64,7 +64,7 @@ async fn assert_keeps_running(harness: &ShimHarness, init: ProcessId) {
     for process in harness.processes() {
         let stat = pstree::ProcStat::read(process.pid).expect("the process is alive");
         assert!(
-            !matches!(stat.state, b'T' | b't') && pstree::tracer_tid(process.pid) == 0,
+            !matches!(stat.state, 'T' | 't') && pstree::tracer_tid(process.pid) == 0,
             "{stat:?}"
         );
     }
@@ -373,7 +373,7 @@ async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_
     wait_for("no process stopped or traced", || {
         let mut all = harness.processes().into_iter();
         all.all(|it| {
-            pstree::tracer_tid(it.pid) == 0 && pstree::ProcStat::read(it.pid).is_ok_and(|stat| stat.state != b't')
+            pstree::tracer_tid(it.pid) == 0 && pstree::ProcStat::read(it.pid).is_ok_and(|stat| stat.state != 't')
         })
         .then_some(())
     })

@@ -196,7 +196,7 @@ fn task_core(
 ) -> Result<TaskCoreEntry, Error> {
     let pid = node.process.pid();
     let read = |name: &'static str| proc_files::read_text(tid, name).map_err(|error| Error::capture(pid, name, error));
-    let limits = syscalls::rlimits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
+    let limits = proc_files::rlimits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
     let stopped_by = node.process.stopped_by();
     Ok(TaskCoreEntry {
         task_state: if stopped_by.is_some() {

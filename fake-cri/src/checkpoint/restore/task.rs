@@ -174,7 +174,7 @@ fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), Re
 /// Sets the resource limits, after all steps that a limit could make fail.
 pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Result<(), RestoreError> {
     let expected = core.rlimits.iter().flat_map(|limits| &limits.rlimits);
-    let current = syscalls::rlimits(remote.tid).map_err(|errno| RestoreError::step("read limits", errno))?;
+    let current = proc_files::rlimits(remote.tid).map_err(|error| RestoreError::step("read limits", error))?;
     for ((resource, expected), current) in (0..).zip(expected).zip(current) {
         if (expected.cur, expected.max) != current {
             let address = remote.write_words(&[expected.cur, expected.max])?;

@@ -388,7 +388,7 @@ impl RemoteSyscalls {
         Ok(Self {
             tid: child,
             insn: self.insn,
-            saved_regs: self.saved_regs.clone(),
+            saved_regs: self.saved_regs,
             saved_sigmask: self.saved_sigmask,
             state: TraceState::Stopped,
             attached: true,

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::{
     checkpoint::dump_log::DumpLog,
-    process::{descriptor, pidfd::PidFd, proc_files},
+    process::{ProcessId, descriptor, pidfd::PidFd},
 };
 
 /// Duplicates fds of one process, if the kernel allows it.
@@ -15,7 +15,7 @@ pub(super) struct RemoteFds {
 
 impl RemoteFds {
     pub(super) fn open(pid: i32, log: &mut DumpLog) -> Self {
-        let process = proc_files::read_process_id(pid).and_then(PidFd::open);
+        let process = ProcessId::from_pid(pid).and_then(PidFd::open);
         let process = process.inspect_err(|error| {
             log.unsupported(format_args!(
                 "pid {pid}: the file owners (F_SETOWN), and the options and queues of its sockets: {error}"
