@@ -49,7 +49,7 @@ use super::{
     snapshot::{SnapshotSet, snapshot_error},
 };
 use crate::process::{
-    ProcessId, descriptor,
+    ProcessId,
     pidfd::PidFd,
     remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer},
 };
@@ -281,7 +281,7 @@ impl PagePipes {
             call.result.map_err(SpliceUnavailable::Pipe)?;
             let not_duplicated =
                 |error: io::Error| SpliceUnavailable::Pipe(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
-            let read_end = descriptor::pidfd_getfd(&process, read_fd).map_err(not_duplicated)?;
+            let read_end = process.getfd(read_fd).map_err(not_duplicated)?;
             let size =
                 fcntl(&read_end, FcntlArg::F_SETPIPE_SZ(PIPE_CHUNK_BYTES as i32)).map_err(SpliceUnavailable::Pipe)?;
             if size != PIPE_CHUNK_BYTES as i32 {

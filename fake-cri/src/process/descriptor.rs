@@ -1,41 +1,8 @@
-//! Duplicates of another process's fds, which refer to the same open file (pidfd_getfd(2), Linux 5.6).
-//!
-//! A duplicate allows the queries that only a holder of the fd can make: signal owner, socket options, unread data.
-//! Ways to fail: `EPERM` when the process may not be traced, `EBADF` when it has no such fd, `ENOSYS`.
+//! The signal owner of an open file.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
-};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
-
-use super::pidfd::PidFd;
-
-/// Duplicates an fd of the process into this process.
-#[expect(unsafe_code, reason = "no crate wraps pidfd_getfd")]
-pub(crate) fn pidfd_getfd(process: &PidFd, fd: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the system call takes three integers; a result that is not negative is a new fd that nothing else owns.
-    unsafe {
-        let local_fd = libc::syscall(libc::SYS_pidfd_getfd, process.as_fd().as_raw_fd(), fd, 0);
-        let local_fd = Errno::result(local_fd)?;
-        Ok(OwnedFd::from_raw_fd(local_fd as i32))
-    }
-}
-
-/// How many bytes are unread in a pipe, given an fd of either end (`FIONREAD`).
-///
-/// # Errors
-///
-/// `ENOTTY` for a file that does not support the ioctl.
-#[expect(unsafe_code, reason = "an ioctl macro of nix would create an unsafe function, too")]
-pub(crate) fn unread_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut unread: libc::c_int = 0;
-    // SAFETY: the kernel writes one int.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
-    Errno::result(result)?;
-    Ok(usize::try_from(unread).unwrap_or(0))
-}
 
 /// The owner that gets the signal when a file becomes ready (`F_SETOWN`, `F_SETSIG`; CRIU: fown). All zero without
 /// owner.

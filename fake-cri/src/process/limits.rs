@@ -5,7 +5,8 @@
 
 use std::{io, sync::OnceLock};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use rustix::process::{Pid, Rlimit};
 
 /// The soft and hard limits before [`raise_nofile`].
 static ORIGINAL_NOFILE: OnceLock<(u64, u64)> = OnceLock::new();
@@ -23,15 +24,11 @@ pub fn restore_nofile(pid: i32) -> io::Result<()> {
     let Some((soft, hard)) = ORIGINAL_NOFILE.get() else {
         return Ok(());
     };
-    let limit = libc::rlimit64 {
-        rlim_cur: *soft,
-        rlim_max: *hard,
+    let limit = |value: u64| (value != RLIM_INFINITY).then_some(value);
+    let limits = Rlimit {
+        current: limit(*soft),
+        maximum: limit(*hard),
     };
-    #[expect(unsafe_code, reason = "no safe wrapper of prlimit")]
-    // SAFETY: the limit lives through the call; a null pointer requests no old limit.
-    let result = unsafe { libc::prlimit64(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    rustix::process::prlimit(Pid::from_raw(pid), rustix::process::Resource::Nofile, limits)?;
+    Ok(())
 }

@@ -2,12 +2,13 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::ProcessId;
+use super::{ProcessId, pstree::esrch_as_not_found};
 
 /// A pidfd. It becomes readable when the process exits.
 #[derive(Debug)]
@@ -16,21 +17,9 @@ pub struct PidFd(OwnedFd);
 impl PidFd {
     /// Opens a pidfd of exactly this process. `NotFound` when it has been reaped or its pid belongs to another process.
     pub fn open(process: ProcessId) -> io::Result<Self> {
-        #[expect(unsafe_code, reason = "no safe wrapper of pidfd_open")]
-        // SAFETY: the system call takes two integers; a result that is not negative is a new fd that nothing else owns.
-        let fd = unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, process.pid, 0);
-            if fd < 0 {
-                let error = io::Error::last_os_error();
-                let vanished = error.raw_os_error() == Some(libc::ESRCH);
-                return Err(if vanished {
-                    io::ErrorKind::NotFound.into()
-                } else {
-                    error
-                });
-            }
-            OwnedFd::from_raw_fd(fd as i32)
-        };
+        let pid = rustix::process::Pid::from_raw(process.pid).ok_or(io::ErrorKind::NotFound)?;
+        let fd =
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| esrch_as_not_found(errno.into()))?;
         // The start time must be read after the open: a process that has this pid and start time now also had the pid
         // when the pidfd was opened.
         if ProcessId::from_pid(process.pid)? != process {
@@ -41,7 +30,7 @@ impl PidFd {
 
     /// Sends a signal. `NotFound` when the process was reaped.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        #[expect(unsafe_code, reason = "no safe wrapper of pidfd_send_signal")]
+        #[expect(unsafe_code, reason = "rustix's pidfd_send_signal takes no real-time signals")]
         // SAFETY: the fd stays open as long as `self`; a null siginfo means the same as for kill(2).
         let result = unsafe {
             libc::syscall(
@@ -52,15 +41,19 @@ impl PidFd {
                 0,
             )
         };
-        if result == 0 {
-            return Ok(());
+        match result {
+            0 => Ok(()),
+            _ => Err(esrch_as_not_found(io::Error::last_os_error())),
         }
-        let error = io::Error::last_os_error();
-        Err(if error.raw_os_error() == Some(libc::ESRCH) {
-            io::ErrorKind::NotFound.into()
-        } else {
-            error
-        })
+    }
+
+    /// Duplicates an fd of the process into this process (pidfd_getfd(2), Linux 5.6).
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` when the process may not be traced, `EBADF` when it has no such fd, `ENOSYS`.
+    pub(crate) fn getfd(&self, fd: i32) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(self, fd, PidfdGetfdFlags::empty())?)
     }
 
     /// Waits until the process exits; it may still be a zombie then.

@@ -1,8 +1,10 @@
 //! State of a socket that a holder of its fd can read: options, filters, unread data, addresses.
 
 use std::{
+    io,
     net::IpAddr,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    num::NonZero,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -10,6 +12,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{SockaddrStorage, getsockname},
 };
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with};
 
 /// Reads an option. `T` must be the type of its value.
 #[expect(unsafe_code, reason = "nix wraps only some options")]
@@ -45,14 +48,15 @@ pub(crate) fn getsockopt_bytes<'a>(
 /// # Errors
 ///
 /// Those of socket(2); `EPERM` for raw sockets without `CAP_NET_RAW`.
-#[expect(unsafe_code, reason = "nix wraps only some families and protocols")]
-pub(crate) fn new_socket(family: u32, kind: u32, protocol: u32) -> nix::Result<OwnedFd> {
-    let to_int = |value: u32| value.cast_signed();
-    // SAFETY: the system call takes integers; a result that is not negative is a new fd that nothing else owns.
-    unsafe {
-        let fd = libc::socket(to_int(family), to_int(kind) | libc::SOCK_CLOEXEC, to_int(protocol));
-        Errno::result(fd).map(|fd| OwnedFd::from_raw_fd(fd))
-    }
+pub(crate) fn new_socket(family: u32, kind: u32, protocol: u32) -> io::Result<OwnedFd> {
+    let family = AddressFamily::from_raw(family as u16);
+    let protocol = NonZero::new(protocol).map(Protocol::from_raw);
+    Ok(socket_with(
+        family,
+        SocketType::from_raw(kind),
+        SocketFlags::CLOEXEC,
+        protocol,
+    )?)
 }
 
 /// The events that poll(2) reports now: `POLLIN`, `POLLPRI`, `POLLRDHUP`, `POLLERR`, `POLLHUP`.
@@ -63,19 +67,6 @@ pub(crate) fn poll_readiness(fd: BorrowedFd<'_>) -> nix::Result<PollFlags> {
     Ok(PollFlags::from_bits_retain(
         poll_fds[0].revents().map_or(0, |revents| revents.bits()),
     ))
-}
-
-/// How many bytes one read can return (`FIONREAD`): all bytes of a stream, or the first packet.
-///
-/// # Errors
-///
-/// `EINVAL` for a listening socket.
-#[expect(unsafe_code, reason = "nix has no function for this ioctl")]
-pub(crate) fn readable_bytes(fd: BorrowedFd<'_>) -> nix::Result<usize> {
-    let mut bytes = 0_i32;
-    // SAFETY: the kernel writes one int.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    Errno::result(result).map(|_| usize::try_from(bytes).unwrap_or(0))
 }
 
 /// The classic BPF filter of a socket (`SO_GET_FILTER`). Each word is an instruction: code, jt, jf, k from the top.
@@ -285,7 +276,7 @@ mod tests {
                 (&b"unread"[..], false, false)
             );
         }
-        assert_eq!(readable_bytes(left.as_fd()), Ok(6));
+        assert_eq!(rustix::io::ioctl_fionread(&left), Ok(6));
         assert!(poll_readiness(left.as_fd()).unwrap().contains(PollFlags::POLLIN));
         assert!(poll_readiness(right.as_fd()).unwrap().is_empty());
         let send_buffer_bytes = getsockopt::<i32>(left.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF).unwrap();

@@ -1,8 +1,9 @@
 //! System calls about another process that no crate wraps.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, io};
 
 use nix::errno::Errno;
+use rustix::thread::CoreSchedulingScope;
 
 /// A resource that two processes may share (kcmp(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,24 +114,12 @@ pub(crate) fn uclamp(tid: i32) -> nix::Result<(u32, u32)> {
 /// # Errors
 ///
 /// `EINVAL` from a kernel without core scheduling, `ENODEV` on a CPU whose cores have one hardware thread each.
-#[expect(unsafe_code, reason = "no crate wraps this prctl")]
-pub(crate) fn core_cookie(tid: i32) -> nix::Result<u64> {
-    /// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET` and `PR_SCHED_CORE_SCOPE_THREAD` (linux/prctl.h).
-    const PR_SCHED_CORE: i32 = 62;
-    const PR_SCHED_CORE_GET: u64 = 0;
-    const SCOPE_THREAD: u64 = 0;
-    let mut cookie = 0_u64;
-    // SAFETY: the kernel writes one word of eight bytes.
-    let result = unsafe {
-        libc::prctl(
-            PR_SCHED_CORE,
-            PR_SCHED_CORE_GET,
-            i64::from(tid),
-            SCOPE_THREAD,
-            &raw mut cookie,
-        )
-    };
-    Errno::result(result).map(|_| cookie)
+pub(crate) fn core_cookie(tid: i32) -> io::Result<u64> {
+    let tid = rustix::thread::Pid::from_raw(tid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::thread::core_scheduling_cookie(
+        tid,
+        CoreSchedulingScope::Thread,
+    )?)
 }
 
 /// The head of a thread's robust futex list and the registered length; zeroes when it has none.

@@ -28,10 +28,7 @@ use nix::{
 };
 
 use super::super::{ImageSetBuilder, fown::no_fown};
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::{descriptor, socket::poll_readiness},
-};
+use crate::{checkpoint::dump_log::DumpLog, process::socket::poll_readiness};
 
 /// More than the capacity of any pipe.
 const MAX_PIPE_BYTES: usize = 1 << 30;
@@ -183,7 +180,7 @@ fn open_reader(proc_tid: i32, fd: i32) -> io::Result<File> {
 
 /// The unread content of a FIFO for which the container has only write ends.
 fn read_content_as_writer(proc_tid: i32, fd: i32, dup_fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
-    let unread = descriptor::unread_bytes(dup_fd)?;
+    let unread = rustix::io::ioctl_fionread(dup_fd)?;
     if unread == 0 {
         let size = fcntl(dup_fd, FcntlArg::F_GETPIPE_SZ)?;
         return Ok((Vec::new(), size.unsigned_abs()));

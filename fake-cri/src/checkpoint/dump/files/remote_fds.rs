@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::{
     checkpoint::dump_log::DumpLog,
-    process::{ProcessId, descriptor, pidfd::PidFd},
+    process::{ProcessId, pidfd::PidFd},
 };
 
 /// Duplicates fds of one process, if the kernel allows it.
@@ -29,7 +29,7 @@ impl RemoteFds {
 
     /// The duplicate of one fd. A failure is reported in the log.
     pub(super) fn dup(&self, fd: i32, log: &mut DumpLog) -> Option<OwnedFd> {
-        let dup_fd = descriptor::pidfd_getfd(self.pidfd.as_ref()?, fd);
+        let dup_fd = self.pidfd.as_ref()?.getfd(fd);
         let dup_fd = dup_fd.inspect_err(|error| {
             let pid = self.pid;
             log.unsupported(format_args!(

@@ -112,7 +112,8 @@ fn unsupported_pending(socket_fd: SocketFd<'_>, is_tcp: bool) -> Vec<&'static st
     };
     let mut unsupported = Vec::new();
     let has_error = ready.contains(PollFlags::POLLERR);
-    if socket::readable_bytes(dup_fd).is_ok_and(|bytes| bytes > 0) {
+    // All bytes of a stream, or the first packet.
+    if rustix::io::ioctl_fionread(dup_fd).is_ok_and(|bytes| bytes > 0) {
         unsupported.push("unread data");
     } else if ready.contains(PollFlags::POLLIN) && !has_error {
         match is_tcp {

@@ -99,7 +99,7 @@ impl NetNs {
         let proc_tid = self.proc_tid;
         let read = || {
             let (family, socket_type, protocol) = kind;
-            let new_socket = in_netns_of(proc_tid, || Ok(socket::new_socket(family, socket_type, protocol)?)).ok()?;
+            let new_socket = in_netns_of(proc_tid, || socket::new_socket(family, socket_type, protocol)).ok()?;
             Some(DefaultOptions::read(new_socket.as_fd(), kind))
         };
         self.default_options.entry(kind).or_insert_with(read).as_ref()
