@@ -210,8 +210,12 @@ impl RemoteSyscalls {
     /// # Errors
     ///
     /// The call could not be made, or did not return.
-    pub(crate) fn call(&mut self, nr: i64, arguments: [u64; 6]) -> Result<nix::Result<u64>, RemoteSyscallError> {
-        self.begin_call(nr, arguments)?;
+    pub(crate) fn call<const N: usize>(
+        &mut self,
+        nr: i64,
+        arguments: [u64; N],
+    ) -> Result<nix::Result<u64>, RemoteSyscallError> {
+        self.begin_call(nr, all_arguments(arguments))?;
         self.end_call()
     }
 
@@ -391,6 +395,14 @@ impl Drop for RemoteSyscalls {
         // The error that led to this drop is already on its way to the caller.
         let _ = self.restore();
     }
+}
+
+/// The registers of all arguments, of which a call uses the first ones.
+fn all_arguments<const N: usize>(given: [u64; N]) -> [u64; 6] {
+    const { assert!(N <= 6) };
+    let mut arguments = [0; 6];
+    arguments[..N].copy_from_slice(&given);
+    arguments
 }
 
 fn read_regs(tid: i32) -> Result<GeneralRegs, RemoteSyscallError> {

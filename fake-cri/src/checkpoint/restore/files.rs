@@ -138,7 +138,7 @@ impl OpenFiles {
             } else {
                 0
             };
-            let arguments = [self.fd(descriptor.id), descriptor.fd.into(), flags, 0, 0, 0];
+            let arguments = [self.fd(descriptor.id), descriptor.fd.into(), flags];
             remote.call("duplicate an fd (dup3)", libc::SYS_dup3, arguments)?;
         }
         Ok(())
@@ -146,7 +146,7 @@ impl OpenFiles {
 
     /// Closes the inherited fds above the process's own.
     pub(super) fn close_inherited_fds(&self, remote: &mut RemoteTask) -> Result<(), RestoreError> {
-        let arguments = [self.first_fd(), u64::from(u32::MAX), 0, 0, 0, 0];
+        let arguments = [self.first_fd(), u64::from(u32::MAX)];
         remote
             .call("close inherited fds", libc::SYS_close_range, arguments)
             .map(drop)

@@ -74,7 +74,7 @@ impl VdsoMappings {
             let length = part.end - part.start;
             let target = to + (part.start - from);
             let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-            let arguments = [part.start, length, length, flags, target, 0];
+            let arguments = [part.start, length, length, flags, target];
             remote.call("move the vdso", libc::SYS_mremap, arguments)?;
             moved_parts.push(target..target + length);
         }
@@ -118,7 +118,7 @@ pub(super) fn unmap_all(remote: &mut RemoteTask, area: RestorerArea) -> Result<V
         let Range { start, end } = mapping.range;
         let is_kept = area.range().contains(&start) || pages.range().contains(&start);
         if !is_kept && mapping.name.as_os_str() != "[vsyscall]" {
-            remote.call("unmap", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
+            remote.call("unmap", libc::SYS_munmap, [start, end - start])?;
         }
     }
     Ok(pages)
@@ -196,10 +196,10 @@ fn set_mm_map(remote: &mut RemoteTask, mm: &MmEntry, open_files: &OpenFiles) -> 
     ];
     words.extend(&mm.mm_saved_auxv);
     let map = remote.write_words(&words)?;
-    let arguments = [SET_MM, SET_MM_MAP, map, 8 * WORDS as u64, 0, 0];
+    let arguments = [SET_MM, SET_MM_MAP, map, 8 * WORDS as u64];
     remote.call("set the memory layout (PR_SET_MM_MAP)", libc::SYS_prctl, arguments)?;
     if mm.thp_disabled == Some(true) {
-        let arguments = [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0, 0];
+        let arguments = [libc::PR_SET_THP_DISABLE as u64, 1];
         remote.call("disable transparent huge pages", libc::SYS_prctl, arguments)?;
     }
     Ok(())
@@ -216,7 +216,7 @@ fn place_vdso(
     let Some(vvar) = check_vdso(plan, live, own_vdso, |range| read(remote, range))? else {
         let Range { start, end } = own_vdso.range();
         return remote
-            .call("unmap the vdso", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])
+            .call("unmap the vdso", libc::SYS_munmap, [start, end - start])
             .map(drop);
     };
     own_vdso.move_to(remote, vvar.start).map(drop)
@@ -303,7 +303,7 @@ fn map_vma(remote: &mut RemoteTask, vma: &VmaEntry, open_files: &OpenFiles) -> R
     // MAP_DROPPABLE implies its advice: wipe-on-fork and no dump.
     for (_, advice) in ADVICE_FLAGS.into_iter().filter(|_| !droppable) {
         if vma.madv.is_some_and(|madv| madv & 1 << advice != 0) {
-            let arguments = [start, end - start, advice as u64, 0, 0, 0];
+            let arguments = [start, end - start, advice as u64];
             remote.call(format!("advise {start:x}-{end:x}"), libc::SYS_madvise, arguments)?;
         }
     }

@@ -69,14 +69,14 @@ impl RemoteTask {
         let Range { start, .. } = area.range();
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let arguments = [start, RestorerArea::SIZE_BYTES, access, flags as u64, u64::MAX, 0];
+        let arguments = [start, RestorerArea::SIZE_BYTES, access, flags as u64, u64::MAX];
         remote.call("map the restorer area", libc::SYS_mmap, arguments)?;
         remote.write(start, SyscallInsn::BYTES)?;
         let access = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         remote.call(
             "protect the restorer area",
             libc::SYS_mprotect,
-            [start, PAGE_SIZE, access, 0, 0, 0],
+            [start, PAGE_SIZE, access],
         )?;
         // From here on the instruction in the restorer area is used.
         remote.syscalls.finish().map_err(remote_error)?;
@@ -96,11 +96,11 @@ impl RemoteTask {
     }
 
     /// Executes a system call. The inner result is the kernel's.
-    pub(super) fn try_call(
+    pub(super) fn try_call<const N: usize>(
         &mut self,
         operation: &str,
         nr: i64,
-        arguments: [u64; 6],
+        arguments: [u64; N],
     ) -> Result<nix::Result<u64>, RestoreError> {
         self.syscalls
             .call(nr, arguments)
@@ -108,11 +108,11 @@ impl RemoteTask {
     }
 
     /// Executes a system call that must succeed, and returns its result.
-    pub(super) fn call(
+    pub(super) fn call<const N: usize>(
         &mut self,
         operation: impl AsRef<str>,
         nr: i64,
-        arguments: [u64; 6],
+        arguments: [u64; N],
     ) -> Result<u64, RestoreError> {
         let operation = operation.as_ref();
         self.try_call(operation, nr, arguments)?
@@ -182,11 +182,7 @@ impl RemoteTask {
         let address = self.write_words(&words)?;
         self.syscalls.take_events();
         let operation = format!("create {} {ns_tid}", if is_thread { "thread" } else { "process" });
-        self.call(
-            &operation,
-            libc::SYS_clone3,
-            [address, 8 * CLONE_ARGS_WORDS as u64, 0, 0, 0, 0],
-        )?;
+        self.call(&operation, libc::SYS_clone3, [address, 8 * CLONE_ARGS_WORDS as u64])?;
         let child_tid = self.syscalls.take_events().first().map(|(_, tid)| *tid);
         let remote_error = |source| RestoreError::remote_syscall(&*operation, source);
         let tid = child_tid
@@ -208,7 +204,7 @@ impl RemoteTask {
         self.call(
             "unmap the restorer area",
             libc::SYS_munmap,
-            [start, RestorerArea::SIZE_BYTES, 0, 0, 0, 0],
+            [start, RestorerArea::SIZE_BYTES],
         )
         .map(drop)
     }

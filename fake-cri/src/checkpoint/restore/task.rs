@@ -110,7 +110,7 @@ fn pending_signo(siginfo: &[u8]) -> Result<u32, RestoreError> {
 }
 
 fn prctl(remote: &mut RemoteTask, detail: &str, option: i32, value: u64) -> Result<u64, RestoreError> {
-    remote.call(detail, libc::SYS_prctl, [option as u64, value, 0, 0, 0, 0])
+    remote.call(detail, libc::SYS_prctl, [option as u64, value])
 }
 
 /// Restores working directory, umask, signal actions, personality, subreaper flag, membarrier registrations and
@@ -122,13 +122,12 @@ pub(super) fn restore_process(
     open_files: &OpenFiles,
 ) -> Result<(), RestoreError> {
     let cwd = open_files.fd(fs.cwd_id);
-    remote.call("change the working directory", libc::SYS_fchdir, [cwd, 0, 0, 0, 0, 0])?;
+    remote.call("change the working directory", libc::SYS_fchdir, [cwd])?;
     if let Some(umask) = fs.umask {
-        remote.call("set the umask", libc::SYS_umask, [umask.into(), 0, 0, 0, 0, 0])?;
+        remote.call("set the umask", libc::SYS_umask, [umask.into()])?;
     }
     set_sigactions(remote, &core.sigactions)?;
-    let personality = [core.personality.into(), 0, 0, 0, 0, 0];
-    remote.call("set the personality", libc::SYS_personality, personality)?;
+    remote.call("set the personality", libc::SYS_personality, [core.personality.into()])?;
     prctl(
         remote,
         "set the subreaper flag",
@@ -144,8 +143,7 @@ pub(super) fn restore_process(
 fn register_membarrier(remote: &mut RemoteTask, expected: u32) -> Result<(), RestoreError> {
     check_membarrier(expected)?;
     for command in (0..32).map(|bit| 1 << bit).filter(|command| expected & command != 0) {
-        let arguments = [u64::from(command), 0, 0, 0, 0, 0];
-        remote.call("register for membarrier", libc::SYS_membarrier, arguments)?;
+        remote.call("register for membarrier", libc::SYS_membarrier, [u64::from(command)])?;
     }
     Ok(())
 }
@@ -165,7 +163,7 @@ fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), Re
     for (signal, action) in sigaction_signals().zip(actions) {
         let words = [action.sigaction, action.flags, action.restorer, action.mask];
         let address = remote.write_words(&words)?;
-        let arguments = [signal.into(), address, 0, SIGSET_BYTES, 0, 0];
+        let arguments = [signal.into(), address, 0, SIGSET_BYTES];
         remote.call("set a signal action", libc::SYS_rt_sigaction, arguments)?;
     }
     Ok(())
@@ -178,7 +176,7 @@ pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Resu
     for ((resource, expected), current) in (0..).zip(expected).zip(current) {
         if (expected.cur, expected.max) != current {
             let address = remote.write_words(&[expected.cur, expected.max])?;
-            let arguments = [0, resource, address, 0, 0, 0];
+            let arguments = [0, resource, address];
             remote.call(format!("set limit {resource}"), libc::SYS_prlimit64, arguments)?;
         }
     }
@@ -199,19 +197,14 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
     if let Some(stack) = &thread_core.sas {
         let words = [stack.ss_sp, u64::from(stack.ss_flags & !SS_ONSTACK), stack.ss_size];
         let address = remote.write_words(&words)?;
-        let arguments = [address, 0, 0, 0, 0, 0];
-        remote.call("set the alternate signal stack", libc::SYS_sigaltstack, arguments)?;
+        remote.call("set the alternate signal stack", libc::SYS_sigaltstack, [address])?;
     }
     if thread_core.futex_rla != 0 {
-        let arguments = [thread_core.futex_rla, thread_core.futex_rla_len.into(), 0, 0, 0, 0];
+        let arguments = [thread_core.futex_rla, thread_core.futex_rla_len.into()];
         remote.call("set the robust futex list", libc::SYS_set_robust_list, arguments)?;
     }
     let clear_child_tid = core.thread_info.as_ref().map_or(0, |info| info.clear_tid_addr);
-    remote.call(
-        "set clear_child_tid",
-        libc::SYS_set_tid_address,
-        [clear_child_tid, 0, 0, 0, 0, 0],
-    )?;
+    remote.call("set clear_child_tid", libc::SYS_set_tid_address, [clear_child_tid])?;
     if let Some(rseq) = thread_core
         .rseq_entry
         .as_ref()
@@ -222,8 +215,6 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
             rseq.rseq_abi_size.into(),
             0,
             rseq.signature.into(),
-            0,
-            0,
         ];
         remote.call("register rseq", libc::SYS_rseq, arguments)?;
     }
@@ -235,11 +226,11 @@ pub(super) fn restore_thread(remote: &mut RemoteTask, core: &CoreEntry) -> Resul
     );
     if (policy, priority) != (current.policy, current.priority) {
         let address = remote.write_data(&priority.to_ne_bytes())?;
-        let arguments = [0, policy.into(), address, 0, 0, 0];
+        let arguments = [0, policy.into(), address];
         remote.call("set the scheduling policy", libc::SYS_sched_setscheduler, arguments)?;
     }
     if let Some(nice) = thread_core.sched_nice.filter(|nice| *nice != current.nice) {
-        let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(nice).cast_unsigned(), 0, 0, 0];
+        let arguments = [libc::PRIO_PROCESS as u64, 0, i64::from(nice).cast_unsigned()];
         remote.call("set the nice value", libc::SYS_setpriority, arguments)?;
     }
     Ok(())
@@ -329,38 +320,26 @@ fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), Resto
     let groups: Vec<u8> = expected.groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
     let address = remote.write_data(&groups)?;
     let count = expected.groups.len() as u64;
-    remote.call(
-        "set the supplementary groups",
-        libc::SYS_setgroups,
-        [count, address, 0, 0, 0, 0],
-    )?;
+    remote.call("set the supplementary groups", libc::SYS_setgroups, [count, address])?;
     let ids = [expected.gid, expected.egid, expected.sgid].map(u64::from);
-    remote.call(
-        "set the group ids",
-        libc::SYS_setresgid,
-        [ids[0], ids[1], ids[2], 0, 0, 0],
-    )?;
+    remote.call("set the group ids", libc::SYS_setresgid, ids)?;
     remote.call(
         "set the file system group id",
         libc::SYS_setfsgid,
-        [expected.fsgid.into(), 0, 0, 0, 0, 0],
+        [expected.fsgid.into()],
     )?;
     let ids = [expected.uid, expected.euid, expected.suid].map(u64::from);
-    remote.call(
-        "set the user ids",
-        libc::SYS_setresuid,
-        [ids[0], ids[1], ids[2], 0, 0, 0],
-    )?;
+    remote.call("set the user ids", libc::SYS_setresuid, ids)?;
     remote.call(
         "set the file system user id",
         libc::SYS_setfsuid,
-        [expected.fsuid.into(), 0, 0, 0, 0, 0],
+        [expected.fsuid.into()],
     )?;
     for capability in 0..64 {
         let in_bounding_set = remote.try_call(
             "read the capability bounding set",
             libc::SYS_prctl,
-            [libc::PR_CAPBSET_READ as u64, capability.into(), 0, 0, 0, 0],
+            [libc::PR_CAPBSET_READ as u64, capability.into()],
         )?;
         if in_bounding_set == Ok(1) && !has(&expected.cap_bnd, capability) {
             prctl(
@@ -389,19 +368,12 @@ fn set_creds(remote: &mut RemoteTask, expected: &CredsEntry) -> Result<(), Resto
         }
     }
     let address = remote.write_data(&bytes)?;
-    remote.call(
-        "set the capabilities",
-        libc::SYS_capset,
-        [address, address + 8, 0, 0, 0, 0],
-    )?;
+    remote.call("set the capabilities", libc::SYS_capset, [address, address + 8])?;
     for capability in (0..64).filter(|capability| has(&expected.cap_amb, *capability)) {
         let arguments = [
             libc::PR_CAP_AMBIENT as u64,
             libc::PR_CAP_AMBIENT_RAISE as u64,
             capability.into(),
-            0,
-            0,
-            0,
         ];
         remote.call("raise an ambient capability", libc::SYS_prctl, arguments)?;
     }
@@ -423,7 +395,7 @@ pub(super) fn drop_pending_sigchld(remote: &mut RemoteTask) -> Result<(), Restor
     // The words after the mask are a timeout of zero.
     let words = [mask, 0, 0];
     let address = remote.write_words(&words)?;
-    let arguments = [address, 0, address + 8, SIGSET_BYTES, 0, 0];
+    let arguments = [address, 0, address + 8, SIGSET_BYTES];
     remote
         .try_call("dequeue SIGCHLD", libc::SYS_rt_sigtimedwait, arguments)
         .map(drop)
@@ -443,11 +415,10 @@ pub(super) fn queue_pending_signals(
         let detail = format!("queue pending signal {signo}");
         match thread {
             None => {
-                let arguments = [process.into(), signo.into(), info, 0, 0, 0];
-                remote.call(detail, libc::SYS_rt_sigqueueinfo, arguments)?;
+                remote.call(detail, libc::SYS_rt_sigqueueinfo, [process.into(), signo.into(), info])?;
             }
             Some(thread) => {
-                let arguments = [process.into(), thread.into(), signo.into(), info, 0, 0];
+                let arguments = [process.into(), thread.into(), signo.into(), info];
                 remote.call(detail, libc::SYS_rt_tgsigqueueinfo, arguments)?;
             }
         }

@@ -13,7 +13,7 @@ const MAX_ID_TRIES: u32 = 4096;
 pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(), RestoreError> {
     let mut posix = timers.posix.clone();
     posix.sort_by_key(|timer| timer.it_id);
-    let arguments = [PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, 0];
+    let arguments = [PR_TIMER_CREATE_RESTORE_IDS, 1];
     let by_id = !posix.is_empty()
         && remote
             .try_call(
@@ -26,7 +26,7 @@ pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(
         create(remote, timer, by_id)?;
     }
     if by_id {
-        let arguments = [PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0, 0];
+        let arguments = [PR_TIMER_CREATE_RESTORE_IDS];
         remote.call(
             "disable timer ids (PR_TIMER_CREATE_RESTORE_IDS)",
             libc::SYS_prctl,
@@ -37,8 +37,7 @@ pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(
         let value = (timer.vsec, timer.vnsec);
         if let Some(words) = timer_words((timer.isec, timer.insec), value) {
             let address = remote.write_words(&words)?;
-            let arguments = [timer.it_id.into(), 0, address, 0, 0, 0];
-            remote.call("set a timer", libc::SYS_timer_settime, arguments)?;
+            remote.call("set a timer", libc::SYS_timer_settime, [timer.it_id.into(), 0, address])?;
         }
     }
     for (which, timer) in [(0, timers.real), (1, timers.virt), (2, timers.prof)] {
@@ -50,8 +49,7 @@ pub(super) fn set(remote: &mut RemoteTask, timers: &TaskTimersEntry) -> Result<(
         } = timer;
         if let Some(words) = timer_words((isec, iusec), (vsec, vusec)) {
             let address = remote.write_words(&words)?;
-            let arguments = [which, address, 0, 0, 0, 0];
-            remote.call("set an interval timer", libc::SYS_setitimer, arguments)?;
+            remote.call("set an interval timer", libc::SYS_setitimer, [which, address])?;
         }
     }
     Ok(())
@@ -77,7 +75,7 @@ fn create(remote: &mut RemoteTask, timer: &PosixTimerEntry, by_id: bool) -> Resu
     for _ in 0..MAX_ID_TRIES {
         let event = remote.write_words(&words)?;
         let id_address = event + 8 * SIGEVENT_WORDS as u64;
-        let arguments = [timer.clock_id.into(), event, id_address, 0, 0, 0];
+        let arguments = [timer.clock_id.into(), event, id_address];
         remote.call("create a timer", libc::SYS_timer_create, arguments)?;
         let assigned_id = remote.read_data(8 * SIGEVENT_WORDS + 4)?;
         let assigned_id = assigned_id
@@ -89,11 +87,7 @@ fn create(remote: &mut RemoteTask, timer: &PosixTimerEntry, by_id: bool) -> Resu
         if by_id || assigned_id > timer_id {
             break;
         }
-        remote.call(
-            "delete a timer",
-            libc::SYS_timer_delete,
-            [assigned_id.into(), 0, 0, 0, 0, 0],
-        )?;
+        remote.call("delete a timer", libc::SYS_timer_delete, [assigned_id.into()])?;
     }
     Err(RestoreError::step(format!("create timer {timer_id}"), Errno::EBUSY))
 }

@@ -65,13 +65,9 @@ fn restore_tree<'a>(
     let area = mm::find_restorer_area(plan, tid)?;
     let mut root = RemoteTask::seize(tid, area)?;
     unregister_rseq(&mut root)?;
-    let arguments = [open_files.mount_ns_fd(), libc::CLONE_NEWNS as u64, 0, 0, 0, 0];
+    let arguments = [open_files.mount_ns_fd(), libc::CLONE_NEWNS as u64];
     root.call("enter the mount namespace", libc::SYS_setns, arguments)?;
-    root.call(
-        "close fds",
-        libc::SYS_close_range,
-        [0, open_files.first_fd() - 1, 0, 0, 0, 0],
-    )?;
+    root.call("close fds", libc::SYS_close_range, [0, open_files.first_fd() - 1])?;
     let vdso = mm::unmap_all(&mut root, area)?;
     open_files.create_anon_inodes(&mut root, plan)?;
 
@@ -124,8 +120,6 @@ fn unregister_rseq(root: &mut RemoteTask) -> Result<(), RestoreError> {
             rseq_area.size.into(),
             RSEQ_FLAG_UNREGISTER,
             rseq_area.signature.into(),
-            0,
-            0,
         ];
         root.call("unregister rseq", libc::SYS_rseq, arguments)?;
     }
@@ -164,7 +158,7 @@ fn start_session(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreEr
     if restoring_task.task.pstree_entry.sid == restoring_task.task.pstree_entry.pid {
         restoring_task
             .leader
-            .call("create a session (setsid)", libc::SYS_setsid, [0; 6])?;
+            .call("create a session (setsid)", libc::SYS_setsid, [])?;
     }
     Ok(())
 }
@@ -175,7 +169,7 @@ fn set_process_groups(restoring_tasks: &mut [RestoringTask<'_>]) -> Result<(), R
         for restoring_task in restoring_tasks.iter_mut() {
             let pstree_entry = &restoring_task.task.pstree_entry;
             if pstree_entry.sid != pstree_entry.pid && (pstree_entry.pgid == pstree_entry.pid) == leads {
-                let arguments = [0, pstree_entry.pgid.into(), 0, 0, 0, 0];
+                let arguments = [0, pstree_entry.pgid.into()];
                 restoring_task
                     .leader
                     .call("join a process group", libc::SYS_setpgid, arguments)?;
@@ -294,15 +288,14 @@ fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
     // The recorded core dump, if there was one, is not written again.
     let signal = if signal == 0 {
         // The call does not return.
-        let arguments = [u64::from(code >> 8 & 0xff), 0, 0, 0, 0, 0];
-        let _ = remote.try_call("exit", libc::SYS_exit_group, arguments);
+        let _ = remote.try_call("exit", libc::SYS_exit_group, [u64::from(code >> 8 & 0xff)]);
         None
     } else {
         let zeroed = remote.write_words(&[0; 4])?;
         let core = libc::RLIMIT_CORE as u64;
-        remote.call("disable core dumps", libc::SYS_prlimit64, [0, core, zeroed, 0, 0, 0])?;
+        remote.call("disable core dumps", libc::SYS_prlimit64, [0, core, zeroed])?;
         // rt_sigaction fails for SIGKILL.
-        let arguments = [signal as u64, zeroed, 0, 8, 0, 0];
+        let arguments = [signal as u64, zeroed, 0, 8];
         let _ = remote.try_call("reset a signal action", libc::SYS_rt_sigaction, arguments)?;
         Some(signal)
     };

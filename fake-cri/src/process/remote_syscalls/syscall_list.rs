@@ -23,8 +23,8 @@ use std::{io, slice, time::Duration};
 use nix::errno::Errno;
 
 use super::{
-    PTRACE_O_SUSPEND_SECCOMP, PollBackoff, RemoteSyscallError, RemoteSyscalls, TraceState, kernel, syscall_result,
-    wait_for_stop,
+    PTRACE_O_SUSPEND_SECCOMP, PollBackoff, RemoteSyscallError, RemoteSyscalls, TraceState, all_arguments, kernel,
+    syscall_result, wait_for_stop,
 };
 use crate::process::{
     arch,
@@ -59,17 +59,17 @@ pub(crate) struct Syscall {
 
 impl Syscall {
     /// A call without input and output in memory.
-    pub(crate) fn new(nr: i64, arguments: [u64; 6]) -> Self {
+    pub(crate) fn new<const N: usize>(nr: i64, arguments: [u64; N]) -> Self {
         Self {
             nr,
-            arguments,
+            arguments: all_arguments(arguments),
             buffer_arg: None,
             input: [0; 2],
         }
     }
 
     /// A call that writes to where argument `nth` points. The pointer is set when the list is written.
-    pub(crate) fn with_output(nr: i64, arguments: [u64; 6], nth: usize) -> Self {
+    pub(crate) fn with_output<const N: usize>(nr: i64, arguments: [u64; N], nth: usize) -> Self {
         Self {
             buffer_arg: Some(nth),
             ..Self::new(nr, arguments)
@@ -77,7 +77,7 @@ impl Syscall {
     }
 
     /// Like [`Self::with_output`], for a call that also reads these words from there.
-    pub(crate) fn with_input(nr: i64, arguments: [u64; 6], nth: usize, words: [u64; 2]) -> Self {
+    pub(crate) fn with_input<const N: usize>(nr: i64, arguments: [u64; N], nth: usize, words: [u64; 2]) -> Self {
         Self {
             input: words,
             ..Self::with_output(nr, arguments, nth)
@@ -119,10 +119,7 @@ impl SyscallBuffer {
     pub(crate) fn map(remote: &mut RemoteSyscalls) -> Result<nix::Result<Self>, RemoteSyscallError> {
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         let written = libc::PROT_READ | libc::PROT_WRITE;
-        let mut map = |access: i32| {
-            let arguments = [0, Self::SIZE_BYTES, access as u64, flags, u64::MAX, 0];
-            remote.call(libc::SYS_mmap, arguments)
-        };
+        let mut map = |access: i32| remote.call(libc::SYS_mmap, [0, Self::SIZE_BYTES, access as u64, flags, u64::MAX]);
         let mapped = match arch::LIST_STUB {
             Some(_) => map(written | libc::PROT_EXEC)?,
             None => Err(Errno::ENOSYS),
@@ -152,7 +149,7 @@ impl SyscallBuffer {
 
     /// Makes the thread unmap the buffer.
     pub(crate) fn unmap(self, remote: &mut RemoteSyscalls) -> Result<nix::Result<u64>, RemoteSyscallError> {
-        remote.call(libc::SYS_munmap, [self.address, Self::SIZE_BYTES, 0, 0, 0, 0])
+        remote.call(libc::SYS_munmap, [self.address, Self::SIZE_BYTES])
     }
 
     /// Makes the tracer step each call, as on a machine that refuses executable memory.

@@ -36,34 +36,33 @@ pub(super) fn create(remote: &mut RemoteTask, entry: &FileEntry, target_fd: u64)
     let fd = match entry.r#type() {
         FdTypes::Eventfd => {
             let event = entry.efd.as_ref().ok_or_else(empty_entry)?;
-            let fd = remote.call("create an eventfd", libc::SYS_eventfd2, [0; 6])?;
+            let fd = remote.call("create an eventfd", libc::SYS_eventfd2, [])?;
             if event.counter > 0 {
                 let counter = remote.write_words(&[event.counter])?;
-                remote.call("set an eventfd", libc::SYS_write, [fd, counter, 8, 0, 0, 0])?;
+                remote.call("set an eventfd", libc::SYS_write, [fd, counter, 8])?;
             }
             set_file_flags(remote, fd, event.flags)?;
             fd
         }
-        FdTypes::Eventpoll => remote.call("create an epoll fd", libc::SYS_epoll_create1, [0; 6])?,
+        FdTypes::Eventpoll => remote.call("create an epoll fd", libc::SYS_epoll_create1, [])?,
         FdTypes::Signalfd => {
             let signals = entry.sgfd.as_ref().ok_or_else(empty_entry)?;
             let mask = remote.write_words(&[signals.sigmask])?;
-            let arguments = [u64::MAX, mask, SIGSET_BYTES, 0, 0, 0];
-            let fd = remote.call("create a signalfd", libc::SYS_signalfd4, arguments)?;
+            let fd = remote.call("create a signalfd", libc::SYS_signalfd4, [u64::MAX, mask, SIGSET_BYTES])?;
             set_file_flags(remote, fd, signals.flags)?;
             fd
         }
         FdTypes::Timerfd => create_timerfd(remote, entry.tfd.as_ref().ok_or_else(empty_entry)?)?,
         _ => return check(entry),
     };
-    remote.call("duplicate an fd (dup3)", libc::SYS_dup3, [fd, target_fd, 0, 0, 0, 0])?;
-    remote.call("close an fd", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+    remote.call("duplicate an fd (dup3)", libc::SYS_dup3, [fd, target_fd])?;
+    remote.call("close an fd", libc::SYS_close, [fd])?;
     Ok(())
 }
 
 fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, RestoreError> {
     let clock = u64::from(timer.clockid);
-    let fd = remote.call("create a timerfd", libc::SYS_timerfd_create, [clock, 0, 0, 0, 0, 0])?;
+    let fd = remote.call("create a timerfd", libc::SYS_timerfd_create, [clock])?;
     let (seconds, nanos) = match (timer.vsec, timer.vnsec) {
         // The timer has expired. It is started again with its interval.
         (0, 0) if timer.ticks > 0 => (timer.isec, timer.insec),
@@ -72,7 +71,7 @@ fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, 
     if (seconds, nanos) != (0, 0) {
         let times = remote.write_words(&[timer.isec, timer.insec, seconds, nanos])?;
         // The image holds the remaining time, also for a timer that was set to an absolute time.
-        remote.call("set a timerfd", libc::SYS_timerfd_settime, [fd, 0, times, 0, 0, 0])?;
+        remote.call("set a timerfd", libc::SYS_timerfd_settime, [fd, 0, times])?;
     }
     if timer.ticks > 0 {
         let ticks = remote.write_words(&[timer.ticks])?;
@@ -81,7 +80,7 @@ fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, 
         let _ = remote.try_call(
             "set the ticks of a timerfd",
             libc::SYS_ioctl,
-            [fd, TFD_IOC_SET_TICKS, ticks, 0, 0, 0],
+            [fd, TFD_IOC_SET_TICKS, ticks],
         )?;
     }
     set_file_flags(remote, fd, timer.flags)?;
@@ -89,7 +88,7 @@ fn create_timerfd(remote: &mut RemoteTask, timer: &TimerfdEntry) -> Result<u64, 
 }
 
 fn set_file_flags(remote: &mut RemoteTask, fd: u64, flags: u32) -> Result<(), RestoreError> {
-    let arguments = [fd, libc::F_SETFL as u64, u64::from(flags), 0, 0, 0];
+    let arguments = [fd, libc::F_SETFL as u64, u64::from(flags)];
     remote
         .call("set file flags (F_SETFL)", libc::SYS_fcntl, arguments)
         .map(drop)
@@ -139,7 +138,7 @@ pub(super) fn add_watches(remote: &mut RemoteTask, entry: &FileEntry, target_fd:
         }
         event.extend(item.data.to_ne_bytes());
         let event = remote.write_data(&event)?;
-        let arguments = [target_fd, libc::EPOLL_CTL_ADD as u64, u64::from(item.tfd), event, 0, 0];
+        let arguments = [target_fd, libc::EPOLL_CTL_ADD as u64, u64::from(item.tfd), event];
         remote.call("add an epoll watch", libc::SYS_epoll_ctl, arguments)?;
     }
     Ok(())
