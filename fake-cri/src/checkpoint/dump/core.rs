@@ -11,6 +11,7 @@ use procfs::process::{Stat, Status};
 
 use super::{
     CGROUP_SET,
+    context::TaskCtx,
     fork_state::ForkState,
     pstree::PstreeNode,
     registers::{self, Registers},
@@ -19,7 +20,7 @@ use super::{
     unsupported,
 };
 use crate::{
-    checkpoint::{dump_log::DumpLog, error::Error},
+    checkpoint::error::Error,
     process::{
         proc_files,
         ptrace::{self, SignalQueue},
@@ -51,33 +52,31 @@ pub(super) struct PtraceState {
 
 impl PtraceState {
     pub(super) fn read(
+        task: &mut TaskCtx<'_>,
         node: &PstreeNode<'_>,
         tid: i32,
         seccomp: &mut SeccompFilters,
-        log: &mut DumpLog,
     ) -> Result<Self, Error> {
-        let pid = node.process.pid();
-        let ptrace_error = |item: &'static str| move |error: nix::Error| Error::capture(pid, item, error);
         let mode = node.status(tid).and_then(|status| status.value("Seccomp:"));
-        let registers = Registers::read(tid).map_err(ptrace_error("registers"))?;
+        let registers = Registers::read(tid).map_err(task.error("registers"))?;
         if registers.is_foreign_abi() {
-            log.unsupported(format_args!(
-                "pid {pid}: the registers of thread {tid}, which is not a 64-bit task"
+            task.unsupported(format_args!(
+                "the registers of thread {tid}, which is not a 64-bit task"
             ));
         }
-        let queue = |queue| signal_queue(tid, queue).map_err(ptrace_error("pending signals"));
+        let queue = |queue| signal_queue(tid, queue).map_err(task.error("pending signals"));
         Ok(Self {
             tid,
             registers,
-            blocked_signals: ptrace::blocked_signals(tid).map_err(ptrace_error("blocked signals"))?,
+            blocked_signals: ptrace::blocked_signals(tid).map_err(task.error("blocked signals"))?,
             pending: [queue(SignalQueue::Thread)?, queue(SignalQueue::Process)?],
-            rseq: ptrace::rseq(tid).map_err(ptrace_error("rseq"))?.map(|rseq| RseqEntry {
+            rseq: ptrace::rseq(tid).map_err(task.error("rseq"))?.map(|rseq| RseqEntry {
                 rseq_abi_pointer: rseq.pointer,
                 rseq_abi_size: rseq.size,
                 signature: rseq.signature,
                 rseq_cs_pointer: None,
             }),
-            seccomp: seccomp.thread_filters(tid, mode, log),
+            seccomp: seccomp.thread_filters(tid, mode, task.log),
         })
     }
 
@@ -85,10 +84,10 @@ impl PtraceState {
     /// whole process.
     pub(super) fn core(
         self,
+        task: &mut TaskCtx<'_>,
         node: &PstreeNode<'_>,
         status: &Status,
         with_task_core: bool,
-        log: &mut DumpLog,
     ) -> Result<CoreEntry, Error> {
         let Self {
             tid,
@@ -98,17 +97,14 @@ impl PtraceState {
             rseq,
             seccomp: (seccomp_mode, seccomp_filter),
         } = self;
-        let pid = node.process.pid();
-        let proc_error = |item: &'static str| move |error: std::io::Error| Error::capture(pid, item, error);
-        let ptrace_error = |item: &'static str| move |error: nix::Error| Error::capture(pid, item, error);
         let mut core = registers.core();
-        let scheduling = syscalls::scheduling(tid).map_err(ptrace_error("scheduling"))?;
-        let (robust_list, robust_list_length) = syscalls::robust_list(tid).map_err(ptrace_error("robust futexes"))?;
-        unsupported::report_scheduling(pid, tid, &scheduling, log);
-        let comm = proc_files::comm(tid).map_err(proc_error("comm"))?;
+        let scheduling = syscalls::scheduling(tid).map_err(task.error("scheduling"))?;
+        let (robust_list, robust_list_length) = syscalls::robust_list(tid).map_err(task.error("robust futexes"))?;
+        unsupported::report_scheduling(task, tid, &scheduling);
+        let comm = proc_files::comm(tid).map_err(task.error("comm"))?;
         if comm.contains(char::REPLACEMENT_CHARACTER) {
-            log.unsupported(format_args!(
-                "pid {pid}: the name of thread {tid}, which is not UTF-8; the archive has {comm:?}"
+            task.unsupported(format_args!(
+                "the name of thread {tid}, which is not UTF-8; the archive has {comm:?}"
             ));
         }
         core.thread_core = Some(ThreadCoreEntry {
@@ -129,7 +125,7 @@ impl PtraceState {
             ..ThreadCoreEntry::default()
         });
         if with_task_core {
-            core.tc = Some(task_core(node, tid, status, blocked_signals, shared_pending)?);
+            core.tc = Some(task_core(task, node, status, blocked_signals, shared_pending)?);
         }
         Ok(core)
     }
@@ -188,15 +184,14 @@ pub(super) fn zombie_core(stat: &Stat) -> CoreEntry {
 
 /// The state of the whole process.
 fn task_core(
+    task: &TaskCtx<'_>,
     node: &PstreeNode<'_>,
-    tid: i32,
     status: &Status,
     blocked_signals: u64,
     signals: SignalQueueEntry,
 ) -> Result<TaskCoreEntry, Error> {
-    let pid = node.process.pid();
-    let read = |name: &'static str| proc_files::read_text(tid, name).map_err(|error| Error::capture(pid, name, error));
-    let limits = proc_files::rlimits(pid).map_err(|error| Error::capture(pid, "limits", error))?;
+    let read = |name: &'static str| proc_files::read_text(task.proc_tid, name).map_err(task.error(name));
+    let limits = proc_files::rlimits(task.pid).map_err(task.error("limits"))?;
     let stopped_by = node.process.stopped_by();
     Ok(TaskCoreEntry {
         task_state: if stopped_by.is_some() {

@@ -30,22 +30,22 @@ use std::{
 use cri_proto::criu::{
     FDINFO_CLOEXEC, Kind, encode,
     message::{
-        FdTypes, FdinfoEntry, FifoEntry, FileEntry, PipeEntry, RegFileEntry, TtyFileEntry, TtyInfoEntry, TtyPtyEntry,
-        TtyType,
+        FdTypes, FdinfoEntry, FifoEntry, FileEntry, MemfdFileEntry, PipeEntry, RegFileEntry, TtyFileEntry,
+        TtyInfoEntry, TtyPtyEntry, TtyType,
     },
 };
 
 use self::{
-    epoll::FdTable,
     ghosts::GhostDump,
     kernel_fs::{KernelFs, Reopening},
     locks::Locks,
     memfds::Memfds,
-    pipes::PipeContents,
+    pipes::{PipeContents, PipeEnd},
     remote_fds::RemoteFds,
 };
 use super::{
     ImageSetBuilder,
+    context::TaskCtx,
     fown::{self, no_fown},
     sockets::{SocketFd, Sockets},
 };
@@ -64,14 +64,35 @@ const PTY_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
 /// /dev/null, /dev/zero, /dev/random and similar: present on every host, and CRIU opens them by path.
 const MEM_MAJOR: u32 = 1;
 
-/// A file without an fd: path, device, inode, flags.
-type PathKey = (PathBuf, u64, u64, u32);
-/// Necessary condition for two fds to be the same open file, before kcmp is called: path, device, inode, position,
-/// flags.
-type OpenFileKey = (PathBuf, u64, u64, u64, u32);
+/// A file without an fd.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct PathKey {
+    path: PathBuf,
+    dev: u64,
+    ino: u64,
+    flags: u32,
+}
 
-/// A `proc_tid` and an fd.
-type FdKey = (i32, i32);
+/// Necessary condition for two fds to be the same open file, before kcmp is called: the file and the position.
+type OpenFileKey = (PathKey, u64);
+
+/// An fd of an open file that has an entry.
+struct ListedFd {
+    proc_tid: i32,
+    fd: i32,
+    id: u32,
+    kind: FdTypes,
+}
+
+/// A file as a process sees it.
+#[derive(Clone, Copy)]
+struct TaskFile<'a> {
+    /// The path, as `/proc` shows it.
+    target: &'a Path,
+    /// The link in `/proc` through which this process reads the file.
+    source: &'a Path,
+    metadata: Option<&'a Metadata>,
+}
 
 /// The pids of the container's processes, in our namespace and in the container's.
 #[derive(Debug, Default)]
@@ -106,7 +127,7 @@ pub(super) struct Files {
     path_ids: HashMap<PathKey, u32>,
     /// The files with the same key, in kcmp order for binary search, since a process may have thousands (of eventfds,
     /// say).
-    open_files: HashMap<OpenFileKey, Vec<(FdKey, u32, FdTypes)>>,
+    open_files: HashMap<OpenFileKey, Vec<ListedFd>>,
     terminals: Vec<TtyInfoEntry>,
     sockets: Sockets,
     ghosts: GhostDump,
@@ -156,36 +177,21 @@ impl Files {
     }
 
     /// The file of a link in `/proc/PID`: `exe`, `cwd` or `root`.
-    pub(super) fn link_file(
-        &mut self,
-        pid: i32,
-        proc_tid: i32,
-        name: &'static str,
-        log: &mut DumpLog,
-    ) -> Result<u32, Error> {
-        let failed = |error| Error::capture(pid, name, error);
-        let target = proc_files::read_link(proc_tid, name).map_err(failed)?;
-        let source = PathBuf::from(format!("/proc/{proc_tid}/{name}"));
-        let metadata = fs::metadata(&source).map_err(failed)?;
-        Ok(self.path_file(
-            (pid, proc_tid),
-            &target,
-            &source,
-            Some(&metadata),
-            libc::O_RDONLY as u32,
-            log,
-        ))
+    pub(super) fn link_file(&mut self, task: &mut TaskCtx<'_>, name: &'static str) -> Result<u32, Error> {
+        let target = proc_files::read_link(task.proc_tid, name).map_err(task.error(name))?;
+        let source = PathBuf::from(format!("/proc/{}/{name}", task.proc_tid));
+        let metadata = fs::metadata(&source).map_err(task.error(name))?;
+        let file = TaskFile {
+            target: &target,
+            source: &source,
+            metadata: Some(&metadata),
+        };
+        Ok(self.path_file(task, file, libc::O_RDONLY as u32))
     }
 
     /// The file of a mapping.
-    pub(super) fn mapped_file(
-        &mut self,
-        pid: i32,
-        proc_tid: i32,
-        mapping: &Mapping,
-        open_flags: u32,
-        log: &mut DumpLog,
-    ) -> Result<u32, Error> {
+    pub(super) fn mapped_file(&mut self, task: &mut TaskCtx<'_>, mapping: &Mapping, open_flags: u32) -> u32 {
+        let proc_tid = task.proc_tid;
         // The path leads to the mapped file unless it now names another file.
         let below_root = mapping.name.strip_prefix("/").unwrap_or(&mapping.name);
         let metadata = fs::metadata(Path::new(&format!("/proc/{proc_tid}/root")).join(below_root))
@@ -195,32 +201,21 @@ impl Files {
         let Range { start, end } = mapping.range;
         let source = PathBuf::from(format!("/proc/{proc_tid}/map_files/{start:x}-{end:x}"));
         let metadata = metadata.or_else(|| fs::metadata(&source).ok());
-        Ok(self.path_file(
-            (pid, proc_tid),
-            &mapping.name,
-            &source,
-            metadata.as_ref(),
-            open_flags,
-            log,
-        ))
+        let file = TaskFile {
+            target: &mapping.name,
+            source: &source,
+            metadata: metadata.as_ref(),
+        };
+        self.path_file(task, file, open_flags)
     }
 
-    /// The file with the path `target`, readable at `source`.
-    fn path_file(
-        &mut self,
-        (pid, proc_tid): (i32, i32),
-        target: &Path,
-        source: &Path,
-        metadata: Option<&Metadata>,
-        flags: u32,
-        log: &mut DumpLog,
-    ) -> u32 {
-        let key = (
-            target.to_owned(),
-            metadata.map_or(0, Metadata::dev),
-            metadata.map_or(0, Metadata::ino),
+    fn path_file(&mut self, task: &mut TaskCtx<'_>, file: TaskFile<'_>, flags: u32) -> u32 {
+        let key = PathKey {
+            path: file.target.to_owned(),
+            dev: file.metadata.map_or(0, Metadata::dev),
+            ino: file.metadata.map_or(0, Metadata::ino),
             flags,
-        );
+        };
         if let Some(id) = self.path_ids.get(&key) {
             return *id;
         }
@@ -233,10 +228,7 @@ impl Files {
             id,
             ..FileEntry::default()
         };
-        if !self.memfd_entry(&mut entry, pid, target, source, metadata, &info, log) {
-            entry.set_type(FdTypes::Reg);
-            entry.reg = Some(self.regular_file((pid, proc_tid), id, target, source, metadata, &info, log));
-        }
+        self.reg_or_memfd(task, &mut entry, file, &info);
         self.path_ids.insert(key, id);
         self.entries.push(entry);
         id
@@ -249,21 +241,18 @@ impl Files {
     /// A process exited or cannot be read, the caller cancelled, or the deadline passed.
     pub(super) fn fd_table(
         &mut self,
-        pid: i32,
-        proc_tid: i32,
+        task: &mut TaskCtx<'_>,
         cancel: &CancelToken<'_>,
-        log: &mut DumpLog,
     ) -> Result<Vec<FdinfoEntry>, Error> {
-        let failed = |error| Error::capture(pid, "descriptors", error);
-        let fds = proc_files::list_fds(proc_tid).map_err(failed)?;
-        let remote_fds = RemoteFds::open(pid, log);
+        let fds = proc_files::list_fds(task.proc_tid).map_err(task.error("descriptors"))?;
+        let remote_fds = RemoteFds::open(task);
         let entries_before = self.entries.len();
         let mut table = Vec::with_capacity(fds.len());
         for &fd in &fds {
             cancel.check()?;
-            let descriptor = proc_files::read_fd(proc_tid, fd).map_err(failed)?;
-            let (id, kind) = self.descriptor_entry(pid, proc_tid, &descriptor, &remote_fds, log)?;
-            self.locks.report((pid, fd, id), &descriptor.info, log);
+            let descriptor = proc_files::read_fd(task.proc_tid, fd).map_err(task.error("descriptors"))?;
+            let (id, kind) = self.descriptor_entry(task, &descriptor, &remote_fds)?;
+            self.locks.report(task, fd, id, &descriptor.info);
             let close_on_exec = descriptor.info.flags & libc::O_CLOEXEC as u32 != 0;
             table.push(FdinfoEntry {
                 id,
@@ -273,11 +262,6 @@ impl Files {
                 xattr_security_selinux: None,
             });
         }
-        let fd_table = FdTable {
-            pid,
-            proc_tid,
-            fds: &fds,
-        };
         let mut epoll_ids = HashSet::new();
         let epoll_fds: HashMap<u32, i32> = table
             .iter()
@@ -287,7 +271,7 @@ impl Files {
         for entry in &mut self.entries[entries_before..] {
             if let (Some(epoll), Some(fd)) = (&mut entry.epfd, epoll_fds.get(&entry.id)) {
                 cancel.check()?;
-                epoll::resolve_watches(epoll, *fd, &fd_table, log);
+                epoll::resolve_watches(task, epoll, *fd, &fds);
             }
         }
         Ok(table)
@@ -295,55 +279,53 @@ impl Files {
 
     fn descriptor_entry(
         &mut self,
-        pid: i32,
-        proc_tid: i32,
+        task: &mut TaskCtx<'_>,
         descriptor: &OpenFd,
         remote_fds: &RemoteFds,
-        log: &mut DumpLog,
     ) -> Result<(u32, FdTypes), Error> {
-        let fd = descriptor.fd;
-        let metadata = fs::metadata(format!("/proc/{proc_tid}/fd/{fd}"))
-            .map_err(|error| Error::capture(pid, format!("descriptor {fd}"), error))?;
-        let key = (
-            descriptor.target.clone(),
-            metadata.dev(),
-            metadata.ino(),
-            descriptor.info.pos,
-            descriptor.info.flags & !(libc::O_CLOEXEC as u32),
-        );
+        let (proc_tid, fd) = (task.proc_tid, descriptor.fd);
+        let metadata = fs::metadata(format!("/proc/{proc_tid}/fd/{fd}"));
+        let metadata = metadata.map_err(task.error(format!("descriptor {fd}")))?;
+        let path_key = PathKey {
+            path: descriptor.target.clone(),
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+            flags: descriptor.info.flags & !(libc::O_CLOEXEC as u32),
+        };
+        let key = (path_key, descriptor.info.pos);
         let candidates = self.open_files.get(&key).map_or(&[][..], Vec::as_slice);
         // Without kcmp every fd counts as a separate open file.
-        let position = candidates.binary_search_by(|((other_tid, other_fd), ..)| {
-            kcmp_order(*other_tid, proc_tid, KcmpType::File(*other_fd, fd)).unwrap_or(Ordering::Less)
+        let position = candidates.binary_search_by(|other| {
+            kcmp_order(other.proc_tid, proc_tid, KcmpType::File(other.fd, fd)).unwrap_or(Ordering::Less)
         });
         let insert_at = match position {
-            Ok(index) => return Ok((candidates[index].1, candidates[index].2)),
+            Ok(index) => return Ok((candidates[index].id, candidates[index].kind)),
             Err(index) => index,
         };
         let id = self.next_id();
-        let dup_fd = remote_fds.dup(fd, log);
+        let dup_fd = remote_fds.dup(task, fd);
         let dup_fd = dup_fd.as_ref().map(AsFd::as_fd);
-        let mut entry = self.file_entry((pid, proc_tid), id, descriptor, &metadata, dup_fd, log);
+        let mut entry = self.file_entry(task, id, descriptor, &metadata, dup_fd);
         if let Some(dup_fd) = dup_fd {
-            fown::set_fown(&mut entry, pid, fd, dup_fd, log);
+            fown::set_fown(task, &mut entry, fd, dup_fd);
         }
         let kind = entry.r#type();
         self.entries.push(entry);
         let same_key = self.open_files.entry(key).or_default();
-        same_key.insert(insert_at, ((proc_tid, fd), id, kind));
+        same_key.insert(insert_at, ListedFd { proc_tid, fd, id, kind });
         Ok((id, kind))
     }
 
     fn file_entry(
         &mut self,
-        (pid, proc_tid): (i32, i32),
+        task: &mut TaskCtx<'_>,
         id: u32,
         descriptor: &OpenFd,
         metadata: &Metadata,
         dup_fd: Option<BorrowedFd<'_>>,
-        log: &mut DumpLog,
     ) -> FileEntry {
-        let OpenFd { fd, target, info } = descriptor;
+        let OpenFd { target, info, .. } = descriptor;
+        let fd = descriptor.fd;
         let flags = info.flags & !(libc::O_CLOEXEC as u32);
         let name = target.to_string_lossy();
         let kind = metadata.file_type();
@@ -352,15 +334,24 @@ impl Files {
             id,
             ..FileEntry::default()
         };
-        let source = PathBuf::from(format!("/proc/{proc_tid}/fd/{fd}"));
+        let source = PathBuf::from(format!("/proc/{}/fd/{fd}", task.proc_tid));
+        let file = TaskFile {
+            target,
+            source: &source,
+            metadata: Some(metadata),
+        };
         if kind.is_fifo() {
             let is_named = !name.starts_with("pipe:[");
-            let access = flags.cast_signed() & libc::O_ACCMODE;
-            self.pipes
-                .add(is_named, inode, (pid, proc_tid, *fd), (dup_fd, access), log);
+            let end = PipeEnd {
+                inode,
+                fd,
+                flags,
+                dup_fd,
+            };
+            self.pipes.add(task, is_named, end);
             if flags & libc::O_DIRECT as u32 != 0 {
-                log.unsupported(format_args!(
-                    "pid {pid}: the packet boundaries of the pipe of descriptor {fd} (O_DIRECT)"
+                task.unsupported(format_args!(
+                    "the packet boundaries of the pipe of descriptor {fd} (O_DIRECT)"
                 ));
             }
             if !is_named {
@@ -369,38 +360,36 @@ impl Files {
                     id,
                     pipe_id: inode,
                     flags,
-                    fown: pipes::pipe_fown((pid, *fd), metadata, log),
+                    fown: pipes::pipe_fown(task, fd, metadata),
                 });
             } else {
-                self.pipes.add_fifo_end((inode, pid, *fd), flags, dup_fd);
+                self.pipes.add_fifo_end(task.pid, end);
                 entry.set_type(FdTypes::Fifo);
                 entry.fifo = Some(FifoEntry {
                     id,
                     pipe_id: inode,
-                    regf_id: Some(self.path_file((pid, proc_tid), target, &source, Some(metadata), flags, log)),
+                    regf_id: Some(self.path_file(task, file, flags)),
                 });
             }
         } else if kind.is_socket() {
             let socket_fd = SocketFd {
-                pid,
-                proc_tid,
-                fd: *fd,
+                fd,
                 inode: metadata.ino(),
                 flags,
                 dup_fd,
             };
-            self.sockets.describe(&mut entry, socket_fd, log);
+            self.sockets.describe(task, &mut entry, socket_fd);
         } else if let Some(anon_name) = name.strip_prefix("anon_inode:") {
             let kind = anon_name.trim_matches(['[', ']']);
-            anon_inode::describe(&mut entry, kind, (pid, *fd), info, &self.ns_pids, log);
+            anon_inode::describe(task, &mut entry, kind, descriptor, &self.ns_pids);
         } else if kernel_fs::is_pidfd(&source) {
-            anon_inode::describe(&mut entry, "pidfd", (pid, *fd), info, &self.ns_pids, log);
+            anon_inode::describe(task, &mut entry, "pidfd", descriptor, &self.ns_pids);
         } else if kind.is_char_device() && is_terminal(metadata.rdev()) {
-            let regular_id = self.path_file((pid, proc_tid), target, &source, Some(metadata), flags, log);
+            let regular_id = self.path_file(task, file, flags);
             entry.set_type(FdTypes::Tty);
             entry.tty = Some(TtyFileEntry {
                 id,
-                tty_info_id: self.tty_info(metadata, pid, *fd, log),
+                tty_info_id: self.tty_info(task, metadata, fd),
                 flags,
                 fown: no_fown(),
                 regf_id: Some(regular_id),
@@ -408,34 +397,29 @@ impl Files {
         } else if let Some(kernel_fs) =
             kernel_fs::lookup(&source).filter(|kernel_fs| kernel_fs.handling == Reopening::NoPath)
         {
-            log.unsupported(format_args!(
-                "pid {pid}: the file {name} of descriptor {fd}, which is of {} and has no path",
+            task.unsupported(format_args!(
+                "the file {name} of descriptor {fd}, which is of {} and has no path",
                 kernel_fs.name
             ));
             anon_inode::set_external(&mut entry, no_fown());
         } else {
             if kind.is_block_device() || kind.is_char_device() && major(metadata.rdev()) != MEM_MAJOR {
-                log.unsupported(format_args!(
-                    "pid {pid}: the state of the device of descriptor {fd} ({name})"
-                ));
+                task.unsupported(format_args!("the state of the device of descriptor {fd} ({name})"));
             }
-            if !self.memfd_entry(&mut entry, pid, target, &source, Some(metadata), info, log) {
-                entry.set_type(FdTypes::Reg);
-                entry.reg = Some(self.regular_file((pid, proc_tid), id, target, &source, Some(metadata), info, log));
-            }
+            self.reg_or_memfd(task, &mut entry, file, info);
         }
         entry
     }
 
     /// The id of a terminal, which is added once.
-    fn tty_info(&mut self, metadata: &Metadata, pid: i32, fd: i32, log: &mut DumpLog) -> u32 {
+    fn tty_info(&mut self, task: &mut TaskCtx<'_>, metadata: &Metadata, fd: i32) -> u32 {
         let rdev = metadata.rdev() as u32;
         if let Some(existing) = self.terminals.iter().find(|tty| tty.rdev == rdev) {
             return existing.id;
         }
         let id = u32::try_from(self.terminals.len() + 1).expect("few terminals");
-        log.unsupported(format_args!(
-            "pid {pid}: the settings and the size of the terminal of descriptor {fd}"
+        task.unsupported(format_args!(
+            "the settings and the size of the terminal of descriptor {fd}"
         ));
         let (major, minor) = (major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()) as u32);
         let pty = PTY_MAJORS.contains(&major).then(|| TtyPtyEntry {
@@ -462,54 +446,47 @@ impl Files {
         id
     }
 
-    /// Makes the entry a memfd. Returns false if the file is not a memfd, or cannot be dumped as one.
-    #[expect(clippy::too_many_arguments, reason = "properties of one file")]
-    fn memfd_entry(
-        &mut self,
-        entry: &mut FileEntry,
-        pid: i32,
-        target: &Path,
-        source: &Path,
-        metadata: Option<&Metadata>,
-        info: &FdInfo,
-        log: &mut DumpLog,
-    ) -> bool {
-        let (path, _) = proc_files::split_deleted(target);
-        let (Some(name), Some(metadata)) = (
-            memfds::memfd_name(&path),
-            metadata.filter(|metadata| metadata.nlink() == 0),
-        ) else {
-            return false;
-        };
-        match self.memfds.add(entry.id, name, source, metadata, info) {
-            Ok(file) => {
+    /// Makes the entry a memfd, or a file with a path.
+    fn reg_or_memfd(&mut self, task: &mut TaskCtx<'_>, entry: &mut FileEntry, file: TaskFile<'_>, info: &FdInfo) {
+        match self.memfd_entry(task, entry.id, file, info) {
+            Some(memfd) => {
                 entry.set_type(FdTypes::Memfd);
-                entry.memfd = Some(file);
-                true
+                entry.memfd = Some(memfd);
             }
-            Err(error) => {
-                log.unsupported(format_args!("pid {pid}: the memfd {name}: {error}"));
-                false
+            None => {
+                entry.set_type(FdTypes::Reg);
+                entry.reg = Some(self.regular_file(task, entry.id, file, info));
             }
         }
+    }
+
+    /// `None` if the file is not a memfd, or cannot be dumped as one.
+    fn memfd_entry(
+        &mut self,
+        task: &mut TaskCtx<'_>,
+        id: u32,
+        file: TaskFile<'_>,
+        info: &FdInfo,
+    ) -> Option<MemfdFileEntry> {
+        let (path, _) = proc_files::split_deleted(file.target);
+        let name = memfds::memfd_name(&path)?;
+        let metadata = file.metadata.filter(|metadata| metadata.nlink() == 0)?;
+        let memfd = self.memfds.add(id, name, file.source, metadata, info);
+        memfd
+            .inspect_err(|error| task.unsupported(format_args!("the memfd {name}: {error}")))
+            .ok()
     }
 
     pub(super) fn is_memfd(&self, id: u32) -> bool {
         self.entries.iter().any(|entry| entry.id == id && entry.memfd.is_some())
     }
 
-    /// A file with a path, readable at `source`.
-    #[expect(clippy::too_many_arguments, reason = "properties of one file")]
-    fn regular_file(
-        &mut self,
-        (pid, proc_tid): (i32, i32),
-        id: u32,
-        target: &Path,
-        source: &Path,
-        metadata: Option<&Metadata>,
-        info: &FdInfo,
-        log: &mut DumpLog,
-    ) -> RegFileEntry {
+    fn regular_file(&mut self, task: &mut TaskCtx<'_>, id: u32, file: TaskFile<'_>, info: &FdInfo) -> RegFileEntry {
+        let TaskFile {
+            target,
+            source,
+            metadata,
+        } = file;
         let flags = info.flags & !(libc::O_CLOEXEC as u32);
         let (path, deleted) = match metadata {
             // A name may end with " (deleted)" by itself; a file with a link is not deleted.
@@ -518,7 +495,7 @@ impl Files {
         };
         let kernel_fs = kernel_fs::lookup(source);
         if let Some(kernel_fs) = kernel_fs {
-            self.report_kernel_file((pid, kernel_fs), &path, metadata, flags, log);
+            self.report_kernel_file(task, kernel_fs, &path, metadata, flags);
         }
         if deleted {
             let ghost_result = match (metadata, kernel_fs) {
@@ -530,29 +507,28 @@ impl Files {
             match ghost_result {
                 Ok(unsupported) => {
                     for description in unsupported {
-                        log.unsupported(format_args!("pid {pid}: {description} of the deleted file {display}"));
+                        task.unsupported(format_args!("{description} of the deleted file {display}"));
                     }
                 }
-                Err(error) => log.unsupported(format_args!(
-                    "pid {pid}: the content of the deleted file {display}: {error}"
-                )),
+                Err(error) => task.unsupported(format_args!("the content of the deleted file {display}: {error}")),
             }
         }
         let is_replaced = || {
             let below_root = path.strip_prefix("/").unwrap_or(&path);
-            let current = fs::metadata(Path::new(&format!("/proc/{proc_tid}/root")).join(below_root)).ok();
+            let root = PathBuf::from(format!("/proc/{}/root", task.proc_tid));
+            let current = fs::metadata(root.join(below_root)).ok();
             let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
             current.as_ref().map(identity) != metadata.map(identity)
         };
         if !deleted && metadata.is_some() && is_replaced() {
-            log.unsupported(format_args!(
-                "pid {pid}: the open file {}, whose path leads to another file or to none",
+            task.unsupported(format_args!(
+                "the open file {}, whose path leads to another file or to none",
                 path.display()
             ));
         }
         if path.to_str().is_none() {
-            log.unsupported(format_args!(
-                "pid {pid}: the path {path:?}, which is not UTF-8; the archive has a lossy form"
+            task.unsupported(format_args!(
+                "the path {path:?}, which is not UTF-8; the archive has a lossy form"
             ));
         }
         let append_only = flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
@@ -574,28 +550,26 @@ impl Files {
     /// Reports state of an open file of a kernel filesystem that its path does not determine.
     fn report_kernel_file(
         &self,
-        (pid, kernel_fs): (i32, KernelFs),
+        task: &mut TaskCtx<'_>,
+        kernel_fs: KernelFs,
         path: &Path,
         metadata: Option<&Metadata>,
         flags: u32,
-        log: &mut DumpLog,
     ) {
         let display = path.display();
         let is_open = flags & libc::O_PATH as u32 == 0 && metadata.is_none_or(|metadata| !metadata.is_dir());
         if kernel_fs.handling != Reopening::ByPath && is_open {
             let name = kernel_fs.name;
-            log.unsupported(format_args!(
-                "pid {pid}: the kernel's state of the open file {display} ({name})"
-            ));
+            task.unsupported(format_args!("the kernel's state of the open file {display} ({name})"));
         }
         if kernel_fs::proc_pid(kernel_fs, path).is_some_and(|target_pid| !self.ns_pids.contains(target_pid)) {
-            log.unsupported(format_args!(
-                "pid {pid}: the file {display}, whose process is outside of the container"
+            task.unsupported(format_args!(
+                "the file {display}, whose process is outside of the container"
             ));
         }
         if is_open && kernel_fs::has_psi_trigger(path, flags) {
-            log.unsupported(format_args!(
-                "pid {pid}: the pressure stall trigger (PSI) of the open file {display}"
+            task.unsupported(format_args!(
+                "the pressure stall trigger (PSI) of the open file {display}"
             ));
         }
     }

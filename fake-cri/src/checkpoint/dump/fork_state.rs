@@ -5,6 +5,7 @@ use cri_proto::criu::{message::SaEntry, sigaction_signals};
 use nix::errno::Errno;
 
 use super::{
+    context::TaskCtx,
     core,
     parasite::{Parasite, ResultReader, is_unqueryable, log_unqueryable, query_error},
 };
@@ -44,28 +45,22 @@ pub(super) struct ForkState {
 ///
 /// As [`super::TaskQuery::start`].
 pub(super) fn query(
-    (pid, source_tid): (i32, i32),
+    task: &mut TaskCtx<'_>,
     syscall_insn: SyscallInsn,
     buffer: Option<SyscallBuffer>,
     options: i32,
-    log: &mut DumpLog,
 ) -> Result<Option<ForkState>, Error> {
-    let mut parasite = match Parasite::attach(
-        (pid, source_tid),
-        syscall_insn,
-        options,
-        buffer,
-        ("its signal handlers", log),
-    ) {
+    let pid = task.pid;
+    let mut parasite = match Parasite::attach(task, syscall_insn, options, buffer, "its signal handlers") {
         Ok(parasite) => parasite,
         Err(error) if is_unqueryable(&error) => {
-            log_unqueryable(pid, &error, log);
+            log_unqueryable(pid, &error, task.log);
             return Ok(None);
         }
         Err(error) => return Err(query_error(pid, error)),
     };
     // `/proc` shows ignored and default signals, and their flags have no effect, except for SIGCHLD (SA_NOCLDWAIT).
-    let status = proc_files::status(source_tid).map_err(|error| Error::capture(pid, "status", error))?;
+    let status = proc_files::status(task.proc_tid).map_err(task.error("status"))?;
     let mut actions = core::actions_from_status(status.sigign);
     let needs_query = |signal: u32| status.sigcgt & 1 << (signal - 1) != 0 || signal == libc::SIGCHLD as u32;
     let with_buffer = parasite.buffer.is_some();
@@ -76,12 +71,12 @@ pub(super) fn query(
     let mut calls: Vec<_> = queried_actions
         .iter()
         .map(|(signal, _)| {
-            let arguments = [u64::from(*signal), 0, 0, SIGSET_BYTES, 0, 0];
+            let arguments = [u64::from(*signal), 0, 0, SIGSET_BYTES];
             Syscall::with_output(libc::SYS_rt_sigaction, arguments, 2)
         })
         .collect();
     calls.extend([
-        Syscall::new(libc::SYS_brk, [0; 6]),
+        Syscall::new(libc::SYS_brk, []),
         Syscall::new(libc::SYS_prctl, [libc::PR_GET_DUMPABLE as u64, 0, 0, 0, 0, 0]),
         Syscall::new(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0]),
     ]);
@@ -106,7 +101,7 @@ pub(super) fn query(
         Ok(registered) => registered as u32,
         // ENOSYS: without membarrier there is no registration.
         Err(Errno::ENOSYS) => 0,
-        Err(_) => probe_membarriers(&mut parasite, log)?,
+        Err(_) => probe_membarriers(&mut parasite, task.log)?,
     };
     parasite.detach()?;
     Ok(Some(ForkState {
@@ -121,8 +116,7 @@ pub(super) fn query(
 /// is not registered.
 fn probe_membarriers(parasite: &mut Parasite, log: &mut DumpLog) -> Result<u32, Error> {
     let pid = parasite.pid;
-    let probes =
-        PRIVATE_MEMBARRIER_CMDS.map(|(barrier, _)| Syscall::new(libc::SYS_membarrier, [barrier, 0, 0, 0, 0, 0]));
+    let probes = PRIVATE_MEMBARRIER_CMDS.map(|(barrier, _)| Syscall::new(libc::SYS_membarrier, [barrier]));
     let results = parasite.run(probes.to_vec()).map_err(|error| query_error(pid, error))?;
     let registered = results
         .iter()

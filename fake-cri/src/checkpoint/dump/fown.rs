@@ -5,17 +5,15 @@ use std::os::fd::BorrowedFd;
 
 use cri_proto::criu::message::{FileEntry, FownEntry};
 
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::descriptor::{Fown, read_fown},
-};
+use super::context::TaskCtx;
+use crate::process::descriptor::{Fown, read_fown};
 
 pub(super) fn no_fown() -> FownEntry {
     FownEntry::default()
 }
 
 /// Sets the F_SETOWN owner in an entry of any type.
-pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: BorrowedFd<'_>, log: &mut DumpLog) {
+pub(super) fn set_fown(task: &mut TaskCtx<'_>, entry: &mut FileEntry, fd: i32, dup_fd: BorrowedFd<'_>) {
     // An `O_PATH` fd has no owner.
     let fown = read_fown(dup_fd).unwrap_or_default();
     if fown == Fown::default() {
@@ -33,8 +31,8 @@ pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: Borrowe
         .as_ref()
         .is_some_and(|pipe| (pipe.fown.uid, pipe.fown.euid) != (0, 0))
     {
-        log.unsupported(format_args!(
-            "pid {pid}: the uid and gid of the pipe of descriptor {fd}, whose fields hold its F_SETOWN owner"
+        task.unsupported(format_args!(
+            "the uid and gid of the pipe of descriptor {fd}, whose fields hold its F_SETOWN owner"
         ));
     }
     let fowns = [
@@ -53,6 +51,6 @@ pub(super) fn set_fown(entry: &mut FileEntry, pid: i32, fd: i32, dup_fd: Borrowe
     ];
     match fowns.into_iter().flatten().next() {
         Some(fown_field) => *fown_field = fown_entry,
-        None => log.unsupported(format_args!("pid {pid}: the owner of descriptor {fd} (F_SETOWN)")),
+        None => task.unsupported(format_args!("the owner of descriptor {fd} (F_SETOWN)")),
     }
 }

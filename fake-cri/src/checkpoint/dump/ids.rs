@@ -4,10 +4,8 @@ use std::{collections::HashMap, fs};
 
 use cri_proto::criu::message::TaskKobjIdsEntry;
 
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::syscalls::{KcmpType, kcmp_equal},
-};
+use super::context::TaskCtx;
+use crate::process::syscalls::{KcmpType, kcmp_equal};
 
 /// The namespaces that a container has only because it was restored: a restored init can have its old pid only in a new
 /// pid namespace. The next restore creates such namespaces anyway, so they are dumped as if they were the dumper's.
@@ -51,7 +49,8 @@ impl Ids {
     }
 
     /// The ids of a process of the container.
-    pub(super) fn task_ids(&mut self, pid: i32, proc_tid: i32, log: &mut DumpLog) -> TaskKobjIdsEntry {
+    pub(super) fn task_ids(&mut self, task: &mut TaskCtx<'_>) -> TaskKobjIdsEntry {
+        let proc_tid = task.proc_tid;
         let next_id = u32::try_from(self.processes.len() + 1).expect("fewer processes than pids");
         let shared_id = |kcmp_type, id_of: fn(&TaskKobjIdsEntry) -> u32| {
             self.processes
@@ -72,7 +71,7 @@ impl Ids {
             (handlers, "its signal handlers"),
         ] {
             if id != next_id {
-                log.unsupported(format_args!("pid {pid}: sharing of {object} with another process"));
+                task.unsupported(format_args!("sharing of {object} with another process"));
             }
         }
         let entry = self.with_namespaces(proc_tid, objects);

@@ -17,10 +17,10 @@ use cri_proto::criu::{
     message::{MmEntry, VmaEntry},
     pages_file_name, vma_status as status,
 };
-use procfs::process::Stat;
 
 use super::{
     ImageSetBuilder,
+    context::TaskCtx,
     files::Files,
     fork_state::ForkState,
     pagemap::pagemap_image,
@@ -69,31 +69,29 @@ pub(crate) struct Mm {
 }
 
 impl Mm {
-    /// Scans the mappings of a frozen process, whose `/proc/PID/maps` is `maps`. The flags come from the prescan if
-    /// possible. Otherwise they are read here, which takes about as long as a fork.
+    /// Scans the mappings of a frozen process. Their flags come from the prescan if possible. Otherwise they are read
+    /// here, which takes about as long as a fork.
     pub(super) fn scan_frozen(
+        task: &mut TaskCtx<'_>,
         node: &PstreeNode<'_>,
-        maps: Vec<Mapping>,
         prescan: Option<&Prescan>,
         images: &mut ImageSetBuilder,
         files: &mut Files,
         shared: &mut SharedSegments,
-        log: &mut DumpLog,
     ) -> Result<Self, Error> {
-        let process = node.process.id;
-        let pid = process.pid;
-        let proc_tid = node.process.proc_tid().ok_or(Error::TaskExited { pid })?;
+        let (process, proc_tid) = (node.process.id, task.proc_tid);
+        let maps = proc_files::maps(proc_tid).map_err(task.error("mappings"))?;
         let locked = node.status(proc_tid).and_then(|status| status.value("VmLck:"));
         let prescanned = prescan.and_then(|prescan| prescan.flags_for(process, locked, &maps));
         let flags_verified = prescanned.is_none();
         let mappings = match prescanned {
             Some(mappings) => mappings,
-            None => proc_files::smaps(proc_tid).map_err(|error| Error::capture(pid, "mappings", error))?,
+            None => proc_files::smaps(proc_tid).map_err(task.error("mappings"))?,
         };
         let mut mm = Self {
             process,
             proc_tid,
-            ns_pid: node.ns_pid(pid),
+            ns_pid: node.ns_pid(process.pid),
             syscall_insn: SyscallInsn::find_in_mappings(proc_tid, &maps).ok(),
             mappings,
             flags_verified,
@@ -102,26 +100,25 @@ impl Mm {
         };
         for mapping in &mm.mappings {
             if has_userfaultfd(mapping) {
-                images.userfaultfd_pid = Some(pid);
+                images.userfaultfd_pid = Some(process.pid);
             }
             if !is_not_forked(mapping) {
                 if proc_files::split_deleted(&mapping.name).1 {
                     // Another process that has the deleted file open could change it after the thaw, so it is copied
                     // now.
-                    files.mapped_file(pid, proc_tid, mapping, open_flags_of(proc_tid, mapping), log)?;
+                    files.mapped_file(task, mapping, open_flags_of(proc_tid, mapping));
                 }
                 continue;
             }
-            let vma = vma_entry(pid, proc_tid, mapping, files, log)?;
+            let vma = vma_entry(task, mapping, files);
             if let Some(vma) = &vma {
                 if vma.status & status::ANON_SHARED != 0 {
-                    shared.add(pid, proc_tid, mapping, vma.shmid);
+                    shared.add(process.pid, proc_tid, mapping, vma.shmid);
                 } else if is_dumped(vma) {
                     let dumped = [(mapping.range.clone(), vma.status)];
-                    let regions = page_regions(proc_tid, &mapping.range);
-                    let regions = regions.map_err(|error| Error::capture(pid, "page map", error))?;
-                    let runs = page_runs((pid, proc_tid), &dumped, true, &regions, images, log);
-                    mm.not_forked_runs.extend(runs);
+                    let regions = page_regions(proc_tid, &mapping.range).map_err(task.error("page map"))?;
+                    mm.not_forked_runs
+                        .extend(page_runs(task, &dumped, true, &regions, images));
                 }
             }
             mm.not_forked_vmas.insert(mapping.range.start, vma);
@@ -153,7 +150,9 @@ impl Mm {
             self.read_flags()?;
         }
         let regions = self.scan_regions(source_tid)?;
-        unsupported::report_memory_policy(pid, source_tid, log);
+        let mut original = TaskCtx::new(pid, self.proc_tid, log);
+        let mut source = original.through(source_tid);
+        unsupported::report_memory_policy(&mut source);
         let mut vmas: Vec<VmaEntry> = Vec::with_capacity(self.mappings.len());
         let mut dumped = Vec::with_capacity(self.mappings.len());
         let mut unverified = Vec::new();
@@ -165,7 +164,7 @@ impl Mm {
             }
             let vma = match not_forked_vma {
                 Some(vma) => vma,
-                None => vma_entry(pid, source_tid, mapping, files, log)?,
+                None => vma_entry(&mut source, mapping, files),
             };
             let Some(vma) = vma else {
                 continue;
@@ -183,12 +182,13 @@ impl Mm {
             }
             vmas.push(vma);
         }
-        let mut runs = page_runs((pid, self.proc_tid), &dumped, false, &regions, images, log);
+        let mut runs = page_runs(&mut original, &dumped, false, &regions, images);
         runs.append(&mut self.not_forked_runs);
         runs.sort_by_key(|run| run.range.start);
 
         let id = u64::from(self.ns_pid);
-        let entry = mm_entry((pid, source_tid), fork_state, &self.mappings, vmas, files, log)?;
+        let source = &mut original.through(source_tid);
+        let entry = mm_entry(source, fork_state, &self.mappings, vmas, files)?;
         let pages_id = images.next_pages_id();
         images.push(
             Kind::Pagemap.file_name(id),
@@ -311,16 +311,15 @@ fn page_regions(source_tid: i32, span: &Range<u64>) -> io::Result<Vec<PageRegion
     Ok(regions)
 }
 
-/// The pages of the mappings to dump, as runs of the process of `proc_tid`. Mappings and regions are in ascending
-/// order.
+/// The pages of the mappings to dump, as runs of the process. Mappings and regions are in ascending order.
 fn page_runs(
-    (pid, proc_tid): (i32, i32),
+    task: &mut TaskCtx<'_>,
     dumped: &[(Range<u64>, u32)],
     not_forked: bool,
     regions: &[PageRegion],
     images: &mut ImageSetBuilder,
-    log: &mut DumpLog,
 ) -> Vec<PageRun> {
+    let (pid, proc_tid) = (task.pid, task.proc_tid);
     let mut runs: Vec<PageRun> = Vec::new();
     let new_run = |range| PageRun {
         pid,
@@ -361,9 +360,7 @@ fn page_runs(
         }
     }
     if guard_pages > 0 {
-        log.unsupported(format_args!(
-            "pid {pid}: {guard_pages} guard pages (MADV_GUARD_INSTALL)"
-        ));
+        task.unsupported(format_args!("{guard_pages} guard pages (MADV_GUARD_INSTALL)"));
     }
     // The vdso is dumped in full, because its pages may be missing from the page table.
     for (range, _) in dumped.iter().filter(|(_, kind)| kind & status::VDSO != 0) {
@@ -381,14 +378,14 @@ fn can_extend_run(run: &PageRun) -> bool {
 }
 
 fn mm_entry(
-    (pid, proc_tid): (i32, i32),
+    task: &mut TaskCtx<'_>,
     fork_state: Option<&ForkState>,
     mappings: &[Mapping],
     vmas: Vec<VmaEntry>,
     files: &mut Files,
-    log: &mut DumpLog,
 ) -> Result<MmEntry, Error> {
-    let stat: &Stat = &proc_files::stat(proc_tid).map_err(|error| Error::capture(pid, "stat", error))?;
+    let proc_tid = task.proc_tid;
+    let stat = proc_files::stat(proc_tid).map_err(task.error("stat"))?;
     let start_brk = stat.start_brk.unwrap_or(0);
     // If the process could not be queried, the end of the heap mapping replaces the exact brk.
     let heap_mapping_end = || {
@@ -399,8 +396,8 @@ fn mm_entry(
             .max()
             .unwrap_or(start_brk as u64)
     };
-    let auxv = proc_files::auxv(proc_tid).map_err(|error| Error::capture(pid, "auxv", error))?;
-    let status = proc_files::status(proc_tid).map_err(|error| Error::capture(pid, "status", error))?;
+    let auxv = proc_files::auxv(proc_tid).map_err(task.error("auxv"))?;
+    let status = proc_files::status(proc_tid).map_err(task.error("status"))?;
     Ok(MmEntry {
         mm_start_code: stat.startcode,
         mm_end_code: stat.endcode,
@@ -413,8 +410,8 @@ fn mm_entry(
         mm_arg_end: stat.arg_end.unwrap_or(0) as u64,
         mm_env_start: stat.env_start.unwrap_or(0) as u64,
         mm_env_end: stat.env_end.unwrap_or(0) as u64,
-        exe_file_id: files.link_file(pid, proc_tid, "exe", log)?,
-        mm_saved_auxv: truncate_auxv(pid, auxv, log),
+        exe_file_id: files.link_file(task, "exe")?,
+        mm_saved_auxv: truncate_auxv(task, auxv),
         vmas,
         dumpable: Some(fork_state.map_or(1, |fork_state| fork_state.dumpable)),
         aios: Vec::new(),
@@ -423,15 +420,12 @@ fn mm_entry(
 }
 
 /// Truncates the auxiliary vector to its AT_NULL entry and to the maximum length in CRIU's images.
-fn truncate_auxv(pid: i32, mut words: Vec<u64>, log: &mut DumpLog) -> Vec<u64> {
+fn truncate_auxv(task: &mut TaskCtx<'_>, mut words: Vec<u64>) -> Vec<u64> {
     let end = words.chunks_exact(2).position(|pair| pair[0] == 0);
     words.truncate(end.map_or(words.len(), |pairs| pairs * 2));
     if words.len() > MAX_AUXV_WORDS {
         let rest = words.split_off(MAX_AUXV_WORDS);
-        log.unsupported(format_args!(
-            "pid {pid}: the last {} words of its auxiliary vector",
-            rest.len()
-        ));
+        task.unsupported(format_args!("the last {} words of its auxiliary vector", rest.len()));
     }
     // Restorers terminate the vector themselves, so the AT_NULL entry may be missing.
     if words.len() + 2 <= MAX_AUXV_WORDS {

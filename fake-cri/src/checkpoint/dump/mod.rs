@@ -22,6 +22,7 @@
 //! `/proc` nor ptrace shows (signal handlers, timers, the alternate signal stack, clear_child_tid) is queried in the
 //! task itself ([`parasite`]).
 
+mod context;
 mod core;
 mod files;
 mod fork_state;
@@ -48,6 +49,7 @@ use cri_proto::criu::{
 };
 
 use self::{
+    context::TaskCtx,
     core::PtraceState,
     files::{Files, NsPids},
     fork_state::ForkState,
@@ -233,21 +235,11 @@ pub(crate) fn scan_frozen<'a>(
         let Some(proc_tid) = node.process.proc_tid() else {
             continue;
         };
-        let pid = node.process.pid();
-        let maps = proc_files::maps(proc_tid).map_err(|error| Error::capture(pid, "mappings", error))?;
-        let mm = Mm::scan_frozen(
-            node,
-            maps,
-            prescan,
-            &mut scan.images,
-            &mut scan.files,
-            &mut scan.shared,
-            log,
-        )?;
-        let ptrace_states = node
-            .threads
-            .iter()
-            .map(|tid| PtraceState::read(node, *tid, &mut scan.seccomp, log));
+        let task = &mut TaskCtx::new(node.process.pid(), proc_tid, log);
+        let (images, files, shared) = (&mut scan.images, &mut scan.files, &mut scan.shared);
+        let mm = Mm::scan_frozen(task, node, prescan, images, files, shared)?;
+        let tids = node.threads.iter();
+        let ptrace_states = tids.map(|tid| PtraceState::read(task, node, *tid, &mut scan.seccomp));
         scan.processes.push(TaskScan {
             node_index: index,
             mm,
@@ -318,25 +310,26 @@ impl<'a> FrozenScan<'a> {
             cancel.check()?;
             let node = &tree.nodes()[node];
             let (pid, proc_tid) = (mm.process.pid, mm.proc_tid);
+            let task = &mut TaskCtx::new(pid, proc_tid, log);
             let pid_id = u64::from(node.ns_pid(pid));
             if proc_tid != pid {
-                log.unsupported(format_args!(
-                    "pid {pid}: its first thread has ended; its state is that of thread {proc_tid}"
+                task.unsupported(format_args!(
+                    "its first thread has ended; its state is that of thread {proc_tid}"
                 ));
             }
-            dumper.report_process((pid, proc_tid), &node.stat, node.status(proc_tid), log);
+            dumper.report_process(task, &node.stat, node.status(proc_tid));
             let mut cores = Vec::with_capacity(ptrace_states.len());
             let mut umask = None;
             for ptrace_state in ptrace_states {
                 cancel.check()?;
                 threads += 1;
                 let tid = ptrace_state.tid;
-                dumper.report_thread((pid, proc_tid, tid), node.status(tid), log);
+                dumper.report_thread(task, tid, node.status(tid));
                 let status = node.parsed_status(tid)?;
                 if tid == proc_tid {
                     umask = status.umask;
                 }
-                let entry = ptrace_state.core(node, &status, tid == proc_tid, log)?;
+                let entry = ptrace_state.core(task, node, &status, tid == proc_tid)?;
                 cores.push(CoreImage {
                     id: u64::from(node.ns_pid(tid)),
                     tid,
@@ -365,17 +358,17 @@ impl<'a> FrozenScan<'a> {
                 fork_state: None,
             });
 
-            let entry = ids.task_ids(pid, proc_tid, log);
+            let entry = ids.task_ids(task);
             images.push(Kind::Ids.file_name(pid_id), encode(Kind::Ids, [&entry]));
 
             let fs = FsEntry {
-                cwd_id: files.link_file(pid, proc_tid, "cwd", log)?,
-                root_id: files.link_file(pid, proc_tid, "root", log)?,
+                cwd_id: files.link_file(task, "cwd")?,
+                root_id: files.link_file(task, "root")?,
                 umask,
             };
             images.push(Kind::Fs.file_name(pid_id), encode(Kind::Fs, [&fs]));
             if ids.is_first_of_fd_table(&entry) {
-                let descriptors = files.fd_table(pid, proc_tid, cancel, log)?;
+                let descriptors = files.fd_table(task, cancel)?;
                 if !descriptors.is_empty() {
                     images.push(
                         Kind::Fdinfo.file_name(u64::from(entry.files_id)),
@@ -436,7 +429,8 @@ impl FrozenDump {
                 ..
             } = process.mm;
             if let Some(syscall_insn) = syscall_insn {
-                process.fork_state = fork_state::query((id.pid, proc_tid), syscall_insn, None, 0, log)?;
+                let task = &mut TaskCtx::new(id.pid, proc_tid, log);
+                process.fork_state = fork_state::query(task, syscall_insn, None, 0)?;
             }
         }
         Ok(())
@@ -484,7 +478,8 @@ impl FrozenDump {
                     let snapshot_pid = snapshots.pid_of(mm.proc_tid).ok_or(Error::TaskExited { pid })?;
                     if let Some(syscall_insn) = mm.syscall_insn.filter(|_| queried) {
                         let (buffer, options) = (snapshots.buffer(snapshot_pid), libc::PTRACE_O_EXITKILL);
-                        fork_state = fork_state::query((pid, snapshot_pid), syscall_insn, buffer, options, log)?;
+                        let task = &mut TaskCtx::new(pid, snapshot_pid, log);
+                        fork_state = fork_state::query(task, syscall_insn, buffer, options)?;
                     }
                     snapshot_pid
                 }

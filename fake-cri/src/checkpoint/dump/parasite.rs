@@ -21,6 +21,7 @@
 
 use std::io;
 
+use super::context::TaskCtx;
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
     process::remote_syscalls::{
@@ -62,23 +63,23 @@ pub(super) struct Parasite {
 impl Parasite {
     /// Attaches to a thread that has a buffer, or maps one. If no buffer can be mapped, `unavailable` is logged.
     pub(super) fn attach(
-        (pid, tid): (i32, i32),
+        task: &mut TaskCtx<'_>,
         syscall_insn: SyscallInsn,
         options: i32,
         buffer: Option<SyscallBuffer>,
-        (unavailable, log): (&str, &mut DumpLog),
+        unavailable: &str,
     ) -> Result<Self, RemoteSyscallError> {
         let mut parasite = Self {
-            pid,
-            tid,
-            remote: RemoteSyscalls::attach(tid, syscall_insn, options)?,
+            pid: task.pid,
+            tid: task.proc_tid,
+            remote: RemoteSyscalls::attach(task.proc_tid, syscall_insn, options)?,
             buffer,
         };
         if parasite.buffer.is_none() {
             match SyscallBuffer::map(&mut parasite.remote)? {
                 Ok(buffer) => parasite.buffer = Some(buffer),
-                Err(errno) => log.unsupported(format_args!(
-                    "pid {pid}: {unavailable}: no page could be mapped for the results ({errno}); the archive has \
+                Err(errno) => task.unsupported(format_args!(
+                    "{unavailable}: no page could be mapped for the results ({errno}); the archive has \
                      defaults"
                 )),
             }

@@ -31,7 +31,7 @@ use self::{
     net_ns::{ListedSocket, NetNs},
     queue::SocketQueues,
 };
-use super::{ImageSetBuilder, fown::no_fown};
+use super::{ImageSetBuilder, context::TaskCtx, fown::no_fown};
 use crate::{checkpoint::dump_log::DumpLog, process::proc_files};
 
 /// Socket states of TCP, which CRIU's images use for unix sockets too (net/tcp_states.h).
@@ -42,14 +42,20 @@ const TCP_LISTEN: u32 = 10;
 /// An fd of a socket.
 #[derive(Clone, Copy)]
 pub(super) struct SocketFd<'a> {
-    pub(super) pid: i32,
-    pub(super) proc_tid: i32,
     pub(super) fd: i32,
     pub(super) inode: u64,
     /// Open file flags.
     pub(super) flags: u32,
     /// A duplicate of the fd in this process.
     pub(super) dup_fd: Option<BorrowedFd<'a>>,
+}
+
+/// The arguments of socket(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct SocketKind {
+    family: u32,
+    socket_type: u32,
+    protocol: u32,
 }
 
 /// The sockets by network namespace.
@@ -60,30 +66,30 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) fn describe(&mut self, entry: &mut FileEntry, socket_fd: SocketFd<'_>, log: &mut DumpLog) {
-        let SocketFd { pid, proc_tid, fd, .. } = socket_fd;
+    pub(super) fn describe(&mut self, task: &mut TaskCtx<'_>, entry: &mut FileEntry, socket_fd: SocketFd<'_>) {
+        let (proc_tid, fd) = (task.proc_tid, socket_fd.fd);
         let namespace = proc_files::read_link(proc_tid, "ns/net")
-            .map_or_else(|_| pid.to_string(), |link| link.display().to_string());
+            .map_or_else(|_| task.pid.to_string(), |link| link.display().to_string());
         let net_ns = self
             .net_namespaces
             .entry(namespace)
             .or_insert_with(|| NetNs::new(proc_tid));
         match net_ns
             .socket_of(socket_fd.inode)
-            .or_else(|| inet::unlisted_socket(socket_fd, log))
+            .or_else(|| inet::unlisted_socket(task, socket_fd))
         {
-            Some(ListedSocket::Unix { kind, state, name }) => {
-                unix::describe(entry, socket_fd, (kind, state, name), (net_ns, &mut self.queues), log);
+            Some(ListedSocket::Unix(unix)) => {
+                unix::describe(task, entry, socket_fd, unix, net_ns, &mut self.queues);
             }
-            Some(ListedSocket::Inet(inet)) => inet::describe(entry, socket_fd, inet, net_ns, log),
+            Some(ListedSocket::Inet(inet)) => inet::describe(task, entry, socket_fd, inet, net_ns),
             None => {
                 entry.set_type(FdTypes::Ext);
                 entry.ext = Some(cri_proto::criu::message::ExtFileEntry {
                     id: entry.id,
                     fown: no_fown(),
                 });
-                log.unsupported(format_args!(
-                    "pid {pid}: the socket of descriptor {fd}, which is neither a unix nor an inet socket"
+                task.unsupported(format_args!(
+                    "the socket of descriptor {fd}, which is neither a unix nor an inet socket"
                 ));
             }
         }
@@ -110,43 +116,38 @@ impl Sockets {
 
 /// The options of level SOL_SOCKET. Options without a field are reported.
 fn socket_options(
+    task: &mut TaskCtx<'_>,
     socket_fd: SocketFd<'_>,
     net_ns: &mut NetNs,
-    kind: (u32, u32, u32),
-    log: &mut DumpLog,
+    kind: SocketKind,
 ) -> SkOptsEntry {
     let Some(dup_fd) = socket_fd.dup_fd else {
         return options::default_options();
     };
-    report_unsupported_options(socket_fd, dup_fd, net_ns, kind, log);
+    let fd = socket_fd.fd;
+    report_unsupported_options(task, fd, dup_fd, net_ns, kind);
     options::socket_level_options(dup_fd).unwrap_or_else(|errno| {
-        let SocketFd { pid, fd, .. } = socket_fd;
-        log.unsupported(format_args!(
-            "pid {pid}: the options of the socket of descriptor {fd}: {errno}"
-        ));
+        task.unsupported(format_args!("the options of the socket of descriptor {fd}: {errno}"));
         options::default_options()
     })
 }
 
 /// Reports options without a field in the images that differ from those of a new socket.
 fn report_unsupported_options(
-    socket_fd: SocketFd<'_>,
+    task: &mut TaskCtx<'_>,
+    fd: i32,
     dup_fd: BorrowedFd<'_>,
     net_ns: &mut NetNs,
-    kind: (u32, u32, u32),
-    log: &mut DumpLog,
+    kind: SocketKind,
 ) {
-    let SocketFd { pid, fd, .. } = socket_fd;
     let Some(defaults) = net_ns.default_options(kind) else {
-        log.unsupported(format_args!(
-            "pid {pid}: options of the socket of descriptor {fd} that no image can hold: no socket of its kind can be \
+        task.unsupported(format_args!(
+            "options of the socket of descriptor {fd} that no image can hold: no socket of its kind can be \
              created to compare them with"
         ));
         return;
     };
     for name in defaults.differing_names(dup_fd) {
-        log.unsupported(format_args!(
-            "pid {pid}: the option {name} of the socket of descriptor {fd}"
-        ));
+        task.unsupported(format_args!("the option {name} of the socket of descriptor {fd}"));
     }
 }

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, io, mem};
 use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, ThreadSasEntry};
 
 use super::{
-    Mm, core,
+    Mm,
+    context::TaskCtx,
+    core,
     parasite::{Parasite, ResultReader, is_unqueryable, query_error},
     pstree::PstreeNode,
 };
@@ -101,7 +103,8 @@ impl TaskQuery {
         let unavailable = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death \
                        signals and clear_child_tid addresses";
         let options = clone.map_or(0, |_| libc::PTRACE_O_TRACECLONE);
-        let parasite = match Parasite::attach((pid, mm.proc_tid), syscall_insn, options, None, (unavailable, log)) {
+        let task = &mut TaskCtx::new(pid, mm.proc_tid, log);
+        let parasite = match Parasite::attach(task, syscall_insn, options, None, unavailable) {
             Ok(parasite) => parasite,
             Err(error) if is_unqueryable(&error) => return Ok(Err(error)),
             Err(error) => return Err(query_error(pid, error)),
@@ -115,10 +118,10 @@ impl TaskQuery {
             threads: BTreeMap::new(),
         };
         if query.parasite.buffer.is_some() {
-            query.query_posix_timers(node, log)?;
+            query.query_posix_timers(task, node)?;
         }
         for tid in node.threads.iter().filter(|tid| **tid != mm.proc_tid) {
-            let thread = query.query_thread(*tid, syscall_insn, log)?;
+            let thread = query.query_thread(task, *tid, syscall_insn)?;
             query.threads.insert(*tid, thread);
         }
         let mut calls = vec![
@@ -126,12 +129,12 @@ impl TaskQuery {
             keyring_query(KEY_SPEC_PROCESS_KEYRING),
         ];
         if query.parasite.buffer.is_some() {
-            calls.extend((0..3).map(|which| Syscall::with_output(libc::SYS_getitimer, [which, 0, 0, 0, 0, 0], 1)));
+            calls.extend((0..3).map(|which| Syscall::with_output(libc::SYS_getitimer, [which], 1)));
             calls.push(prctl_with_output(libc::PR_GET_CHILD_SUBREAPER as u64));
         }
         calls.extend(thread_queries(query.parasite.buffer.is_some()));
         let snapshot_calls = clone.map_or(&[][..], |(flags, snapshot_calls)| {
-            calls.push(Syscall::new(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]));
+            calls.push(Syscall::new(libc::SYS_clone, [flags]));
             snapshot_calls
         });
         query.calls_before_fork = calls.len();
@@ -151,6 +154,7 @@ impl TaskQuery {
     /// As [`Self::start`].
     pub(crate) fn wait(&mut self, log: &mut DumpLog) -> Result<(TaskQueryResult, Option<nix::Result<u64>>), Error> {
         let (pid, tid) = (self.parasite.pid, self.parasite.tid);
+        let task = &mut TaskCtx::new(pid, tid, log);
         let pending = self.pending.take().ok_or(Error::TaskExited { pid })?;
         let mut results = self.parasite.wait(pending).map_err(|error| query_error(pid, error))?;
         let fork_result = match self.forks {
@@ -160,12 +164,10 @@ impl TaskQuery {
         let mut results = ResultReader { pid, results: &results };
         // An error means that the kernel does not support it, so no process has it.
         if results.next_result("PR_GET_MDWE")?.result.is_ok_and(|flags| flags != 0) {
-            log.unsupported(format_args!(
-                "pid {pid}: its memory-deny-write-execute setting (PR_SET_MDWE)"
-            ));
+            task.unsupported(format_args!("its memory-deny-write-execute setting (PR_SET_MDWE)"));
         }
         if results.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
-            log.unsupported(format_args!("pid {pid}: its keyring (KEY_SPEC_PROCESS_KEYRING)"));
+            task.unsupported(format_args!("its keyring (KEY_SPEC_PROCESS_KEYRING)"));
         }
         let (mut interval_timers, mut subreaper) = ([ItimerEntry::default(); 3], 0);
         if self.parasite.buffer.is_some() {
@@ -180,7 +182,7 @@ impl TaskQuery {
             }
             [subreaper] = results.output_words("subreaper")?;
         }
-        let thread = results.thread_result(tid, self.parasite.buffer.is_some(), log)?;
+        let thread = results.thread_result(task, tid, self.parasite.buffer.is_some())?;
         self.threads.insert(tid, thread);
         let results = TaskQueryResult {
             interval_timers,
@@ -228,9 +230,9 @@ impl TaskQuery {
 
     fn query_thread(
         &mut self,
+        task: &mut TaskCtx<'_>,
         tid: i32,
         syscall_insn: SyscallInsn,
-        log: &mut DumpLog,
     ) -> Result<ThreadQueryResult, Error> {
         let pid = self.parasite.pid;
         let with_buffer = self.parasite.buffer.is_some();
@@ -241,27 +243,25 @@ impl TaskQuery {
         let restore_result = remote.finish();
         let results = results.map_err(|error| query_error(pid, error))?;
         restore_result.map_err(|error| query_error(pid, error))?;
-        ResultReader { pid, results: &results }.thread_result(tid, with_buffer, log)
+        ResultReader { pid, results: &results }.thread_result(task, tid, with_buffer)
     }
 
     /// Queries the timers that `/proc/PID/timers` lists, with the remaining time of each. Without this file
     /// (`CONFIG_CHECKPOINT_RESTORE`) the timers are unknown.
-    fn query_posix_timers(&mut self, node: &PstreeNode<'_>, log: &mut DumpLog) -> Result<(), Error> {
-        let pid = self.parasite.pid;
-        let Ok(text) = proc_files::read_text(self.parasite.tid, "timers") else {
-            log.unsupported(format_args!(
-                "pid {pid}: its POSIX timers, which this kernel does not list"
-            ));
+    fn query_posix_timers(&mut self, task: &mut TaskCtx<'_>, node: &PstreeNode<'_>) -> Result<(), Error> {
+        let pid = task.pid;
+        let Ok(text) = proc_files::read_text(task.proc_tid, "timers") else {
+            task.unsupported(format_args!("its POSIX timers, which this kernel does not list"));
             return Ok(());
         };
         let Some(mut timers) = parse_timers(&text) else {
             let error = io::Error::new(io::ErrorKind::InvalidData, "unknown line");
-            return Err(Error::capture(pid, "timers", error));
+            return Err(task.error("timers")(error));
         };
         timers.retain(|timer| match cpu_clock_owner(timer.clock_id) {
             Some(clock_pid) if !node.threads.iter().any(|tid| node.ns_pid(*tid) == clock_pid) => {
-                log.unsupported(format_args!(
-                    "pid {pid}: the POSIX timer {}, which uses the CPU clock of {clock_pid}, another process or \
+                task.unsupported(format_args!(
+                    "the POSIX timer {}, which uses the CPU clock of {clock_pid}, another process or \
                      an exited thread",
                     timer.it_id
                 ));
@@ -320,7 +320,7 @@ fn thread_queries(with_buffer: bool) -> Vec<Syscall> {
     if with_buffer {
         calls.extend([
             prctl_with_output(PR_GET_TSC),
-            Syscall::with_output(libc::SYS_sigaltstack, [0; 6], 1),
+            Syscall::with_output(libc::SYS_sigaltstack, [], 1),
             prctl_with_output(libc::PR_GET_PDEATHSIG as u64),
             prctl_with_output(PR_GET_TID_ADDRESS),
         ]);
@@ -330,33 +330,30 @@ fn thread_queries(with_buffer: bool) -> Vec<Syscall> {
 
 /// Queries whether a keyring exists, without creating it.
 fn keyring_query(keyring_id: i64) -> Syscall {
-    Syscall::new(
-        libc::SYS_keyctl,
-        [KEYCTL_GET_KEYRING_ID, keyring_id.cast_unsigned(), 0, 0, 0, 0],
-    )
+    Syscall::new(libc::SYS_keyctl, [KEYCTL_GET_KEYRING_ID, keyring_id.cast_unsigned()])
 }
 
 /// A prctl(2) that writes its result to memory.
 fn prctl_with_output(option: u64) -> Syscall {
-    Syscall::with_output(libc::SYS_prctl, [option, 0, 0, 0, 0, 0], 1)
+    Syscall::with_output(libc::SYS_prctl, [option], 1)
 }
 
 impl ResultReader<'_> {
     /// Reads the results of [`thread_queries`].
-    fn thread_result(&mut self, tid: i32, with_buffer: bool, log: &mut DumpLog) -> Result<ThreadQueryResult, Error> {
-        let pid = self.pid;
+    fn thread_result(
+        &mut self,
+        task: &mut TaskCtx<'_>,
+        tid: i32,
+        with_buffer: bool,
+    ) -> Result<ThreadQueryResult, Error> {
         let securebits = self.return_value("securebits")? as u32;
         // An error means that the kernel does not support the setting, so no thread has it.
         let mce_policy = self.next_result("PR_MCE_KILL_GET")?.result;
         if mce_policy.is_ok_and(|chosen| chosen != PR_MCE_KILL_DEFAULT) {
-            log.unsupported(format_args!(
-                "pid {pid}: the memory error policy of thread {tid} (PR_MCE_KILL)"
-            ));
+            task.unsupported(format_args!("the memory error policy of thread {tid} (PR_MCE_KILL)"));
         }
         if self.next_result("KEYCTL_GET_KEYRING_ID")?.result.is_ok() {
-            log.unsupported(format_args!(
-                "pid {pid}: the keyring of thread {tid} (KEY_SPEC_THREAD_KEYRING)"
-            ));
+            task.unsupported(format_args!("the keyring of thread {tid} (KEY_SPEC_THREAD_KEYRING)"));
         }
         if !with_buffer {
             return Ok(ThreadQueryResult {
@@ -368,8 +365,8 @@ impl ResultReader<'_> {
         }
         let SyscallResult { result, output: words } = self.next_result("PR_GET_TSC")?;
         if result.is_ok() && words[0] as u32 as u64 != PR_TSC_ENABLE {
-            log.unsupported(format_args!(
-                "pid {pid}: the disabled time stamp counter of thread {tid} (PR_SET_TSC)"
+            task.unsupported(format_args!(
+                "the disabled time stamp counter of thread {tid} (PR_SET_TSC)"
             ));
         }
         let [ss_sp, flags, ss_size] = self.output_words("sigaltstack")?;
@@ -378,9 +375,7 @@ impl ResultReader<'_> {
         let clear_child_tid = match result {
             Ok(_) => words[0],
             Err(errno) => {
-                log.unsupported(format_args!(
-                    "pid {pid}: the clear_child_tid address of thread {tid}: {errno}"
-                ));
+                task.unsupported(format_args!("the clear_child_tid address of thread {tid}: {errno}"));
                 0
             }
         };

@@ -21,13 +21,10 @@ pub(super) use self::{
     memory::{report_mapping, report_memory_policy},
     scheduling::report_scheduling,
 };
-use super::ids::restored_namespaces;
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::{
-        proc_files::{self, StatusText},
-        syscalls,
-    },
+use super::{context::TaskCtx, ids::restored_namespaces};
+use crate::process::{
+    proc_files::{self, StatusText},
+    syscalls,
 };
 
 /// `PF_MEMALLOC_NOIO` and `PF_LOCAL_THROTTLE` (linux/sched.h): what `PR_SET_IO_FLUSHER` sets.
@@ -91,25 +88,20 @@ impl DumperContext {
     }
 
     /// Reports the state of a process that differs from the dumper's.
-    pub(super) fn report_process(
-        &self,
-        (pid, proc_tid): (i32, i32),
-        stat: &Stat,
-        status: Option<&StatusText>,
-        log: &mut DumpLog,
-    ) {
+    pub(super) fn report_process(&self, task: &mut TaskCtx<'_>, stat: &Stat, status: Option<&StatusText>) {
+        let proc_tid = task.proc_tid;
         let differing = differing_namespaces(&self.namespaces, &namespaces(proc_tid));
         if !differing.is_empty() {
-            log.unsupported(format_args!("pid {pid}: its own namespaces ({})", differing.join(", ")));
+            task.unsupported(format_args!("its own namespaces ({})", differing.join(", ")));
         }
         if let Some(label) = lsm_label(proc_tid).filter(|label| self.lsm_label.as_ref() != Some(label)) {
-            log.unsupported(format_args!("pid {pid}: its LSM label ({label})"));
+            task.unsupported(format_args!("its LSM label ({label})"));
         }
         for name in LSM_NEXT_ATTRIBUTES {
             if let Ok(label) = proc_files::read_text(proc_tid, &format!("attr/{name}"))
                 && !label.is_empty()
             {
-                log.unsupported(format_args!("pid {pid}: its LSM label for {name} ({label})"));
+                task.unsupported(format_args!("its LSM label for {name} ({label})"));
             }
         }
         if let Ok(filter) = proc_files::read_text(proc_tid, "coredump_filter")
@@ -118,36 +110,30 @@ impl DumperContext {
                 .as_ref()
                 .is_some_and(|of_dumper| *of_dumper != filter)
         {
-            log.unsupported(format_args!(
-                "pid {pid}: its core dump filter (coredump_filter {filter})"
-            ));
+            task.unsupported(format_args!("its core dump filter (coredump_filter {filter})"));
         }
         // `/autogroup-25 nice 5`
         let nice = proc_files::read_text(proc_tid, "autogroup").ok();
         let nice = nice.as_ref().and_then(|text| text.rsplit_once(" nice "));
         if let Some((_, nice)) = nice.filter(|(_, nice)| *nice != "0") {
-            log.unsupported(format_args!(
-                "pid {pid}: the nice value {nice} of its session's autogroup"
-            ));
+            task.unsupported(format_args!("the nice value {nice} of its session's autogroup"));
         }
         if proc_files::read_text(proc_tid, "ksm_stat").is_ok_and(|text| merges_any(&text)) {
-            log.unsupported(format_args!(
-                "pid {pid}: KSM merging of all its memory (PR_SET_MEMORY_MERGE)"
-            ));
+            task.unsupported(format_args!("KSM merging of all its memory (PR_SET_MEMORY_MERGE)"));
         }
         if let Some(mask) = status.and_then(|status| status.line("untag_mask:"))
             && mask != UNTAG_MASK_UNTAGGED
         {
-            log.unsupported(format_args!("pid {pid}: its pointer tags (untag mask {mask})"));
+            task.unsupported(format_args!("its pointer tags (untag mask {mask})"));
         }
         if let Some(signal) = stat.exit_signal.filter(|signal| *signal != libc::SIGCHLD) {
-            log.unsupported(format_args!("pid {pid}: its exit signal {signal} in place of SIGCHLD"));
+            task.unsupported(format_args!("its exit signal {signal} in place of SIGCHLD"));
         }
         if stat.flags & IO_FLUSHER_FLAGS == IO_FLUSHER_FLAGS {
-            log.unsupported(format_args!("pid {pid}: its I/O flusher state (PR_SET_IO_FLUSHER)"));
+            task.unsupported(format_args!("its I/O flusher state (PR_SET_IO_FLUSHER)"));
         }
-        if stat.tty_nr != 0 && stat.session == pid {
-            log.unsupported(format_args!("pid {pid}: the controlling terminal of its session"));
+        if stat.tty_nr != 0 && stat.session == task.pid {
+            task.unsupported(format_args!("the controlling terminal of its session"));
         }
     }
 }
@@ -195,10 +181,12 @@ mod tests {
     };
 
     use super::*;
+    use crate::checkpoint::dump_log::DumpLog;
 
-    pub(super) fn unsupported_lines(report: impl FnOnce(&mut DumpLog)) -> Option<String> {
+    /// The lines that a report about this process adds to the log.
+    pub(super) fn unsupported_lines(pid: i32, report: impl FnOnce(&mut TaskCtx<'_>)) -> Option<String> {
         let mut log = DumpLog::new(Instant::now());
-        report(&mut log);
+        report(&mut TaskCtx::new(pid, pid, &mut log));
         log.unsupported_summary()
     }
 
@@ -209,9 +197,9 @@ mod tests {
         let pid = child.id() as i32;
         let stat = proc_files::stat(pid).unwrap();
         let status = StatusText::read(pid).unwrap();
-        let lines = unsupported_lines(|log| {
-            dumper.report_process((pid, pid), &stat, Some(&status), log);
-            dumper.report_thread((pid, pid, pid), Some(&status), log);
+        let lines = unsupported_lines(pid, |task| {
+            dumper.report_process(task, &stat, Some(&status));
+            dumper.report_thread(task, pid, Some(&status));
         });
         let no_cpus = CpuSet::new();
         let elsewhere = DumperContext {
@@ -231,8 +219,9 @@ mod tests {
         unusual.tty_nr = 1;
         unusual.session = pid;
         let mut log = DumpLog::new(Instant::now());
-        elsewhere.report_process((pid, pid), &unusual, Some(&status), &mut log);
-        elsewhere.report_thread((pid, pid, pid), Some(&status), &mut log);
+        let task = &mut TaskCtx::new(pid, pid, &mut log);
+        elsewhere.report_process(task, &unusual, Some(&status));
+        elsewhere.report_thread(task, pid, Some(&status));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(lines, None);

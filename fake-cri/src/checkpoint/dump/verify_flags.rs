@@ -7,7 +7,7 @@ use std::{io, ops::Range};
 
 use cri_proto::criu::{Kind, encode, message::MmEntry};
 
-use super::{CriuImage, unsupported, vma::set_flags};
+use super::{CriuImage, context::TaskCtx, unsupported, vma::set_flags};
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
     process::proc_files::{self, Mapping},
@@ -65,7 +65,7 @@ impl DeferredMm {
             if flags_match(actual, mapping) {
                 continue;
             }
-            unsupported::report_mapping(self.pid, actual, log);
+            unsupported::report_mapping(&mut TaskCtx::new(self.pid, snapshot_pid, log), actual);
             let vmas = &mut self.entry.vmas;
             if let Ok(index) = vmas.binary_search_by_key(&mapping.range.start, |vma| vma.start) {
                 set_flags(&mut vmas[index], actual);

@@ -7,13 +7,10 @@ use std::{fs, ops::Range, os::unix::fs::MetadataExt as _};
 
 use cri_proto::criu::{message::VmaEntry, vma_status as status};
 
-use super::{files::Files, unsupported};
-use crate::{
-    checkpoint::{dump_log::DumpLog, error::Error},
-    process::{
-        memory::MAP_DROPPABLE,
-        proc_files::{ADVICE_FLAGS, Mapping},
-    },
+use super::{context::TaskCtx, files::Files, unsupported};
+use crate::process::{
+    memory::MAP_DROPPABLE,
+    proc_files::{ADVICE_FLAGS, Mapping},
 };
 
 /// The kernel's name of shared anonymous memory.
@@ -22,31 +19,23 @@ const ANON_SHARED_NAMES: &[&str] = &["/dev/zero (deleted)"];
 const ANON_SHMEM_PREFIX: &str = "[anon_shmem:";
 /// Its prefix for System V shared memory.
 const SYSV_SHM_PREFIX: &str = "/SYSV";
+
 /// Converts a mapping; `None` if no image can hold it.
-pub(super) fn vma_entry(
-    pid: i32,
-    proc_tid: i32,
-    mapping: &Mapping,
-    files: &mut Files,
-    log: &mut DumpLog,
-) -> Result<Option<VmaEntry>, Error> {
+pub(super) fn vma_entry(task: &mut TaskCtx<'_>, mapping: &Mapping, files: &mut Files) -> Option<VmaEntry> {
     let name = mapping.name.to_string_lossy();
     let mut kind = match &*name {
         "[vsyscall]" | "[vectors]" => status::VSYSCALL,
         "[vdso]" => status::REGULAR | status::VDSO,
         "[vvar]" | "[vvar_vclock]" => status::REGULAR | status::VVAR,
         "[heap]" => status::REGULAR | status::HEAP,
-        "[uprobes]" => return Ok(None),
+        "[uprobes]" => return None,
         _ => status::REGULAR,
     };
     if (mapping.has_flag(b"io") || mapping.has_flag(b"pf")) && kind & status::VVAR == 0 && !mapping.shared {
-        log.unsupported(format_args!(
-            "pid {pid}: the device mapping {:x?} {name}",
-            mapping.range
-        ));
-        return Ok(None);
+        task.unsupported(format_args!("the device mapping {:x?} {name}", mapping.range));
+        return None;
     }
-    unsupported::report_mapping(pid, mapping, log);
+    unsupported::report_mapping(task, mapping);
     let mut flags = 0;
     let mut vma = VmaEntry {
         start: mapping.range.start,
@@ -69,8 +58,8 @@ pub(super) fn vma_entry(
         vma.shmid = mapping.inode;
         if name.starts_with(SYSV_SHM_PREFIX) {
             kind |= status::SYSVIPC;
-            log.unsupported(format_args!(
-                "pid {pid}: the System V segment of {:x?} (its pages are in the archive)",
+            task.unsupported(format_args!(
+                "the System V segment of {:x?} (its pages are in the archive)",
                 mapping.range
             ));
         }
@@ -82,7 +71,7 @@ pub(super) fn vma_entry(
         };
         flags |= (libc::MAP_ANONYMOUS | libc::MAP_HUGETLB) as u32;
         vma.shmid = if mapping.shared { mapping.inode } else { 0 };
-        log.unsupported(format_args!("pid {pid}: the huge page size of {:x?}", mapping.range));
+        task.unsupported(format_args!("the huge page size of {:x?}", mapping.range));
     } else {
         kind |= if mapping.shared {
             status::FILE_SHARED
@@ -90,13 +79,13 @@ pub(super) fn vma_entry(
             status::FILE_PRIVATE
         };
         if mapping.has_flag(b"ht") {
-            log.unsupported(format_args!(
-                "pid {pid}: the huge pages of {:x?}, of the file {name}",
+            task.unsupported(format_args!(
+                "the huge pages of {:x?}, of the file {name}",
                 mapping.range
             ));
         }
-        let open_flags = open_flags_of(proc_tid, mapping);
-        let file = files.mapped_file(pid, proc_tid, mapping, open_flags, log)?;
+        let open_flags = open_flags_of(task.proc_tid, mapping);
+        let file = files.mapped_file(task, mapping, open_flags);
         if name.starts_with("/memfd:") && files.is_memfd(file) {
             kind |= status::MEMFD;
         }
@@ -106,7 +95,7 @@ pub(super) fn vma_entry(
     vma.status = kind;
     vma.flags = flags;
     set_flags(&mut vma, mapping);
-    Ok(Some(vma))
+    Some(vma)
 }
 
 /// Sets flags and advice of an entry to those of the mapping.

@@ -6,20 +6,23 @@ use cri_proto::criu::message::{
     SignalfdEntry, TimerfdEntry,
 };
 
-use super::{super::fown::no_fown, NsPids, epoll};
-use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
+use super::{
+    super::{context::TaskCtx, fown::no_fown},
+    NsPids, epoll,
+};
+use crate::process::proc_files::OpenFd;
 
 /// `PIDFD_THREAD` (linux/pidfd.h).
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
 pub(super) fn describe(
+    task: &mut TaskCtx<'_>,
     entry: &mut FileEntry,
     name: &str,
-    (pid, fd): (i32, i32),
-    info: &FdInfo,
+    descriptor: &OpenFd,
     ns_pids: &NsPids,
-    log: &mut DumpLog,
 ) {
+    let OpenFd { fd, info, .. } = descriptor;
     let id = entry.id;
     let flags = info.flags & !(libc::O_CLOEXEC as u32);
     let fown = no_fown();
@@ -35,8 +38,8 @@ pub(super) fn describe(
                 counter: hex("eventfd-count").unwrap_or(0),
             });
             if decimal("eventfd-semaphore").is_some_and(|semaphore| semaphore != 0) {
-                log.unsupported(format_args!(
-                    "pid {pid}: the semaphore mode of the eventfd of descriptor {fd} (EFD_SEMAPHORE)"
+                task.unsupported(format_args!(
+                    "the semaphore mode of the eventfd of descriptor {fd} (EFD_SEMAPHORE)"
                 ));
             }
         }
@@ -93,9 +96,9 @@ pub(super) fn describe(
                 fown,
                 wd: Vec::new(),
             });
-            log.unsupported(format_args!("pid {pid}: the watches of descriptor {fd} (inotify)"));
+            task.unsupported(format_args!("the watches of descriptor {fd} (inotify)"));
         }
-        "pidfd" => match pidfd_entry(id, (pid, fd), info, ns_pids, log) {
+        "pidfd" => match pidfd_entry(task, id, descriptor, ns_pids) {
             Some(pidfd) => {
                 entry.set_type(FdTypes::Pidfd);
                 entry.pidfd = Some(pidfd);
@@ -104,9 +107,7 @@ pub(super) fn describe(
         },
         other => {
             set_external(entry, fown);
-            log.unsupported(format_args!(
-                "pid {pid}: descriptor {fd}, which no image can hold ({other})"
-            ));
+            task.unsupported(format_args!("descriptor {fd}, which no image can hold ({other})"));
         }
     }
 }
@@ -119,16 +120,11 @@ pub(super) fn set_external(entry: &mut FileEntry, fown: FownEntry) {
 
 /// A pidfd of a process of the container, or of a reaped process. `None` for pidfds that CRIU refuses too
 /// (criu/pidfd.c): of a process outside of the container, or of a thread.
-fn pidfd_entry(
-    id: u32,
-    (pid, fd): (i32, i32),
-    info: &FdInfo,
-    ns_pids: &NsPids,
-    log: &mut DumpLog,
-) -> Option<PidfdEntry> {
+fn pidfd_entry(task: &mut TaskCtx<'_>, id: u32, descriptor: &OpenFd, ns_pids: &NsPids) -> Option<PidfdEntry> {
+    let OpenFd { fd, info, .. } = descriptor;
     if info.flags & PIDFD_THREAD != 0 {
-        log.unsupported(format_args!(
-            "pid {pid}: the pidfd of descriptor {fd}, which is of a thread (PIDFD_THREAD)"
+        task.unsupported(format_args!(
+            "the pidfd of descriptor {fd}, which is of a thread (PIDFD_THREAD)"
         ));
         return None;
     }
@@ -142,8 +138,8 @@ fn pidfd_entry(
         target => match ns_pids.ns_pid(target) {
             Some(ns_pid) => ns_pid,
             None => {
-                log.unsupported(format_args!(
-                    "pid {pid}: the pidfd of descriptor {fd}, whose process is outside of the container"
+                task.unsupported(format_args!(
+                    "the pidfd of descriptor {fd}, whose process is outside of the container"
                 ));
                 return None;
             }
@@ -171,6 +167,7 @@ fn parse_time(value: Option<&str>) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
 
     #[test]
     fn timer_values_are_parsed() {
@@ -182,23 +179,28 @@ mod tests {
     fn pidfds_of_other_tasks_are_unsupported() {
         let mut ns_pids = NsPids::default();
         ns_pids.insert(4711, 7);
-        let info = |flags, pid: &str| FdInfo {
-            flags,
-            extra: [("ino", "4294967300"), ("Pid", pid), ("NSpid", "4711\t7\t1")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            ..FdInfo::default()
+        let descriptor = |flags, pid: &str| OpenFd {
+            fd: 3,
+            target: "anon_inode:[pidfd]".into(),
+            info: FdInfo {
+                flags,
+                extra: [("ino", "4294967300"), ("Pid", pid), ("NSpid", "4711\t7\t1")]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .into(),
+                ..FdInfo::default()
+            },
         };
         let read_write = libc::O_RDWR as u32 | libc::O_CLOEXEC as u32;
         let mut log = DumpLog::new(std::time::Instant::now());
-        let mut parse_pidfd = |info: &FdInfo| pidfd_entry(1, (2, 3), info, &ns_pids, &mut log);
-        let live = parse_pidfd(&info(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
+        let mut task = TaskCtx::new(2, 2, &mut log);
+        let mut parse_pidfd = |descriptor: &OpenFd| pidfd_entry(&mut task, 1, descriptor, &ns_pids);
+        let live = parse_pidfd(&descriptor(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
         assert_eq!((live.ino, live.flags, live.nspid), (4, libc::O_NONBLOCK as u32, 7));
-        let ended = parse_pidfd(&info(read_write, "-1")).expect("of a reaped process");
+        let ended = parse_pidfd(&descriptor(read_write, "-1")).expect("of a reaped process");
         assert_eq!((ended.flags, ended.nspid), (0, -1));
-        assert_eq!(parse_pidfd(&info(read_write, "4712")), None);
-        assert_eq!(parse_pidfd(&info(read_write, "0")), None);
-        assert_eq!(parse_pidfd(&info(read_write | PIDFD_THREAD, "4711")), None);
+        assert_eq!(parse_pidfd(&descriptor(read_write, "4712")), None);
+        assert_eq!(parse_pidfd(&descriptor(read_write, "0")), None);
+        assert_eq!(parse_pidfd(&descriptor(read_write | PIDFD_THREAD, "4711")), None);
         let text = log.into_text();
         assert_eq!(text.matches("outside of the container").count(), 2, "{text}");
         assert_eq!(text.matches("PIDFD_THREAD").count(), 1, "{text}");

@@ -13,10 +13,8 @@ use std::{
 use cri_proto::criu::message::{EventpollFileEntry, EventpollTfdEntry};
 use nix::errno::Errno;
 
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::syscalls::{KcmpEpollSlot, KcmpType, kcmp_epoll_order, kcmp_order},
-};
+use super::super::context::TaskCtx;
+use crate::process::syscalls::{KcmpEpollSlot, KcmpType, kcmp_epoll_order, kcmp_order};
 
 /// Flags in the event mask of a watch: `EPOLLEXCLUSIVE`, `EPOLLWAKEUP`, `EPOLLONESHOT`, `EPOLLET` (linux/eventpoll.h).
 const EPOLL_FLAG_BITS: u32 = 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
@@ -42,24 +40,17 @@ pub(super) fn parse_watch(id: u32, line: &str) -> Option<EventpollTfdEntry> {
     })
 }
 
-/// The process that has the epoll fd.
-pub(super) struct FdTable<'a> {
-    pub(super) pid: i32,
-    pub(super) proc_tid: i32,
-    /// In ascending order.
-    pub(super) fds: &'a [i32],
-}
-
-/// Sets the fd of every watch to an fd that refers to the watched file now.
-pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &FdTable<'_>, log: &mut DumpLog) {
-    let &FdTable { pid, proc_tid, fds } = holder;
+/// Sets the fd of every watch to an fd that refers to the watched file now. `fds` are the fds of the process that has
+/// the epoll fd, in ascending order.
+pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileEntry, fd: i32, fds: &[i32]) {
+    let proc_tid = task.proc_tid;
     let mut next_offsets: HashMap<u32, u32> = HashMap::new();
     let mut used_fds = HashSet::new();
     let mut stale = HashMap::new();
     for (index, watch) in epoll.tfd.iter().enumerate() {
         if watch.events & !EPOLL_FLAG_BITS == 0 {
-            log.unsupported(format_args!(
-                "pid {pid}: the disabled state of the watch of descriptor {} by the epoll descriptor {fd} \
+            task.unsupported(format_args!(
+                "the disabled state of the watch of descriptor {} by the epoll descriptor {fd} \
                  (EPOLLONESHOT)",
                 watch.tfd
             ));
@@ -101,8 +92,8 @@ pub(super) fn resolve_watches(epoll: &mut EventpollFileEntry, fd: i32, holder: &
                 true
             }
             None => {
-                log.unsupported(format_args!(
-                    "pid {pid}: the watch of the epoll descriptor {fd} on descriptor {}, which was closed or replaced; \
+                task.unsupported(format_args!(
+                    "the watch of the epoll descriptor {fd} on descriptor {}, which was closed or replaced; \
                      no other descriptor of the process refers to the watched file",
                     watch.tfd
                 ));

@@ -10,7 +10,8 @@
 
 use std::collections::HashSet;
 
-use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
+use super::super::context::TaskCtx;
+use crate::process::proc_files::FdInfo;
 
 /// How many locks of one fd are listed; the rest is counted.
 const MAX_LISTED_LOCKS: usize = 3;
@@ -23,7 +24,7 @@ pub(super) struct Locks {
 
 impl Locks {
     /// Reports the locks in the `fdinfo` of an fd.
-    pub(super) fn report(&mut self, (pid, fd, file_id): (i32, i32, u32), info: &FdInfo, log: &mut DumpLog) {
+    pub(super) fn report(&mut self, task: &mut TaskCtx<'_>, fd: i32, file_id: u32, info: &FdInfo) {
         let mut new_locks: Vec<&str> = Vec::new();
         for line in info.all("lock") {
             // `1: POSIX  ADVISORY  WRITE 4711 08:02:1234 0 EOF`: the number before the colon is a line counter.
@@ -40,9 +41,7 @@ impl Locks {
             more => format!("; and {more} more"),
         };
         let listed = new_locks[..new_locks.len().min(MAX_LISTED_LOCKS)].join("; ");
-        log.unsupported(format_args!(
-            "pid {pid}: the file locks of descriptor {fd} ({listed}{more})"
-        ));
+        task.unsupported(format_args!("the file locks of descriptor {fd} ({listed}{more})"));
     }
 }
 
@@ -51,6 +50,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::checkpoint::dump_log::DumpLog;
 
     fn info(lines: &[&str]) -> FdInfo {
         let more = lines.iter().map(|line| ("lock".to_owned(), (*line).to_owned()));
@@ -64,17 +64,14 @@ mod tests {
     fn each_lock_is_reported_once_and_the_list_is_bounded() {
         let mut log = DumpLog::new(Instant::now());
         let mut locks = Locks::default();
-        locks.report((1, 3, 7), &info(&[]), &mut log);
+        locks.report(&mut TaskCtx::new(1, 1, &mut log), 3, 7, &info(&[]));
         assert_eq!(log.unsupported_summary(), None);
         let flock = "1: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF";
-        locks.report((1, 3, 7), &info(&[flock]), &mut log);
+        locks.report(&mut TaskCtx::new(1, 1, &mut log), 3, 7, &info(&[flock]));
         // The child of pid 1 shares the open file and has a lock of its own.
         let child_lock = "1: POSIX  ADVISORY  WRITE 2 08:02:9 0 4";
-        locks.report(
-            (2, 3, 7),
-            &info(&[child_lock, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]),
-            &mut log,
-        );
+        let both = info(&[child_lock, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]);
+        locks.report(&mut TaskCtx::new(2, 2, &mut log), 3, 7, &both);
         let text = log.into_text();
         assert_eq!(text.matches("FLOCK").count(), 1, "{text}");
         assert!(
@@ -86,7 +83,7 @@ mod tests {
             .map(|start| format!("1: OFDLCK ADVISORY  READ -1 08:02:9 {start} {start}"))
             .collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        locks.report((3, 4, 8), &info(&many), &mut log);
+        locks.report(&mut TaskCtx::new(3, 3, &mut log), 4, 8, &info(&many));
         assert!(
             log.unsupported_summary()
                 .is_some_and(|lines| lines.ends_with("; and 6 more)"))

@@ -27,7 +27,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::super::{ImageSetBuilder, fown::no_fown};
+use super::super::{ImageSetBuilder, context::TaskCtx, fown::no_fown};
 use crate::{checkpoint::dump_log::DumpLog, process::socket::poll_readiness};
 
 /// More than the capacity of any pipe.
@@ -49,19 +49,41 @@ pub(super) struct PipeContents {
     fifos: Vec<PipeContent>,
     /// FIFOs that a process of the container can write to.
     written_fifos: HashSet<u32>,
-    /// Read ends of FIFOs without a hang-up: FIFO inode, pid, fd.
-    connected_readers: Vec<(u32, i32, i32)>,
+    /// Read ends of FIFOs without a hang-up.
+    connected_readers: Vec<FifoReader>,
+}
+
+struct FifoReader {
+    inode: u32,
+    pid: i32,
+    fd: i32,
+}
+
+/// An fd of a pipe or FIFO.
+#[derive(Clone, Copy)]
+pub(super) struct PipeEnd<'a> {
+    pub(super) inode: u32,
+    pub(super) fd: i32,
+    /// Open file flags.
+    pub(super) flags: u32,
+    /// A duplicate of the fd in this process.
+    pub(super) dup_fd: Option<BorrowedFd<'a>>,
+}
+
+impl PipeEnd<'_> {
+    /// `O_RDONLY`, `O_WRONLY` or `O_RDWR`.
+    fn access(&self) -> i32 {
+        self.flags.cast_signed() & libc::O_ACCMODE
+    }
 }
 
 /// The owner and group of a pipe, in the fields for F_SETOWN: `pipe_entry` has no other fields for them, and CRIU
 /// ignores both if there is no F_SETOWN owner (`pid` is 0; criu/files.c). Without the owner, a process that is not root
 /// could not open its own pipe by `/proc/self/fd` after a restore. No field can hold a changed mode.
-pub(super) fn pipe_fown((pid, fd): (i32, i32), metadata: &Metadata, log: &mut DumpLog) -> FownEntry {
+pub(super) fn pipe_fown(task: &mut TaskCtx<'_>, fd: i32, metadata: &Metadata) -> FownEntry {
     let mode = metadata.mode() & 0o7777;
     if mode != NEW_PIPE_MODE {
-        log.unsupported(format_args!(
-            "pid {pid}: the mode {mode:o} of the pipe of descriptor {fd}"
-        ));
+        task.unsupported(format_args!("the mode {mode:o} of the pipe of descriptor {fd}"));
     }
     FownEntry {
         uid: metadata.uid(),
@@ -71,23 +93,16 @@ pub(super) fn pipe_fown((pid, fd): (i32, i32), metadata: &Metadata, log: &mut Du
 }
 
 impl PipeContents {
-    /// Copies the content of the pipe at fd `fd` of a process, unless this was done before. `dup_fd` is a duplicate of
-    /// the fd, which was opened with `access` (`O_ACCMODE`).
-    pub(super) fn add(
-        &mut self,
-        is_fifo: bool,
-        inode: u32,
-        (pid, proc_tid, fd): (i32, i32, i32),
-        (dup_fd, access): (Option<BorrowedFd<'_>>, i32),
-        log: &mut DumpLog,
-    ) {
+    /// Copies the content of a pipe of a process, unless this was done before.
+    pub(super) fn add(&mut self, task: &mut TaskCtx<'_>, is_fifo: bool, end: PipeEnd<'_>) {
+        let PipeEnd { inode, fd, .. } = end;
         if self.handled_inodes.contains(&inode) {
             return;
         }
-        let pipe_content = match (is_fifo, dup_fd) {
-            (false, _) => open_reader(proc_tid, fd).and_then(|reader| read_content(reader.as_fd())),
-            (true, Some(dup_fd)) if access != libc::O_WRONLY => read_content(dup_fd),
-            (true, Some(dup_fd)) => read_content_as_writer(proc_tid, fd, dup_fd),
+        let pipe_content = match (is_fifo, end.dup_fd) {
+            (false, _) => open_reader(task.proc_tid, fd).and_then(|reader| read_content(reader.as_fd())),
+            (true, Some(dup_fd)) if end.access() != libc::O_WRONLY => read_content(dup_fd),
+            (true, Some(dup_fd)) => read_content_as_writer(task.proc_tid, fd, dup_fd),
             (true, None) => Err(io::Error::other("its descriptor cannot be duplicated")),
         };
         match pipe_content {
@@ -104,13 +119,13 @@ impl PipeContents {
             }
             // Another fd of the FIFO may be readable.
             Err(error) => {
-                let line = format!("pid {pid}: the unread content of the pipe of descriptor {fd}: {error}");
-                match is_fifo {
-                    true => drop(self.unreadable_fifos.entry(inode).or_insert(line)),
-                    false => {
-                        self.handled_inodes.insert(inode);
-                        log.unsupported(format_args!("{line}"));
-                    }
+                let state = format!("the unread content of the pipe of descriptor {fd}: {error}");
+                if is_fifo {
+                    let line = format!("pid {}: {state}", task.pid);
+                    self.unreadable_fifos.entry(inode).or_insert(line);
+                } else {
+                    self.handled_inodes.insert(inode);
+                    task.unsupported(format_args!("{state}"));
                 }
             }
         }
@@ -123,29 +138,24 @@ impl PipeContents {
         }
     }
 
-    /// Records an end of a FIFO, by a duplicate of its fd.
-    pub(super) fn add_fifo_end(
-        &mut self,
-        (inode, pid, fd): (u32, i32, i32),
-        flags: u32,
-        dup_fd: Option<BorrowedFd<'_>>,
-    ) {
-        if flags & libc::O_PATH as u32 != 0 {
+    /// Records an end of a FIFO.
+    pub(super) fn add_fifo_end(&mut self, pid: i32, end: PipeEnd<'_>) {
+        let has_hung_up = |dup_fd| poll_readiness(dup_fd).map_or(true, |events| events.contains(PollFlags::POLLHUP));
+        if end.flags & libc::O_PATH as u32 != 0 {
             return;
         }
-        if flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 {
-            self.written_fifos.insert(inode);
-        } else if dup_fd
-            .is_some_and(|dup_fd| poll_readiness(dup_fd).is_ok_and(|events| !events.contains(PollFlags::POLLHUP)))
-        {
-            self.connected_readers.push((inode, pid, fd));
+        if end.access() != libc::O_RDONLY {
+            self.written_fifos.insert(end.inode);
+        } else if end.dup_fd.is_some_and(|dup_fd| !has_hung_up(dup_fd)) {
+            let PipeEnd { inode, fd, .. } = end;
+            self.connected_readers.push(FifoReader { inode, pid, fd });
         }
     }
 
     /// Reports read ends of FIFOs that have no writer in the container and saw no hang-up: a restorer first opens a
     /// FIFO in both directions, so a restored read end has seen a writer.
     pub(super) fn report_hang_ups(&mut self, log: &mut DumpLog) {
-        for (inode, pid, fd) in self.connected_readers.drain(..) {
+        for FifoReader { inode, pid, fd } in self.connected_readers.drain(..) {
             if !self.written_fifos.contains(&inode) {
                 log.unsupported(format_args!(
                     "pid {pid}: the state without POLLHUP of the FIFO of descriptor {fd}, which has no writer in \
@@ -267,9 +277,15 @@ mod tests {
         let read_write = open(OpenOptions::new().read(true).write(true));
         let mut pipes = PipeContents::default();
         let mut log = DumpLog::new(std::time::Instant::now());
-        let fds = (own_pid, writer.as_raw_fd(), writer.as_raw_fd());
-        pipes.add(true, 7, fds, (None, libc::O_WRONLY), &mut log);
-        pipes.add(true, 7, fds, (Some(read_write.as_fd()), libc::O_RDWR), &mut log);
+        let end = |access: i32, dup_fd| PipeEnd {
+            inode: 7,
+            fd: writer.as_raw_fd(),
+            flags: access.cast_unsigned(),
+            dup_fd,
+        };
+        let task = &mut TaskCtx::new(own_pid, own_pid, &mut log);
+        pipes.add(task, true, end(libc::O_WRONLY, None));
+        pipes.add(task, true, end(libc::O_RDWR, Some(read_write.as_fd())));
         pipes.report_unreadable(&mut log);
         assert_eq!(log.unsupported_summary(), None);
         assert_eq!(pipes.fifos[0].1, b"unread");

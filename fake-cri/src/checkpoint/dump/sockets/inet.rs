@@ -4,11 +4,11 @@ use cri_proto::criu::message::{FdTypes, FileEntry, InetSkEntry};
 use nix::poll::PollFlags;
 
 use super::{
-    SocketFd, TCP_CLOSE, TCP_LISTEN, multicast,
+    SocketFd, SocketKind, TCP_CLOSE, TCP_LISTEN, TaskCtx, multicast,
     net_ns::{InetSocket, ListedSocket, NetNs},
     no_fown, options, report_unsupported_options,
 };
-use crate::{checkpoint::dump_log::DumpLog, process::socket};
+use crate::process::socket;
 
 /// The default maximum backlog (net.core.somaxconn before Linux 5.4).
 const DEFAULT_BACKLOG: u32 = 128;
@@ -17,22 +17,23 @@ const IPPROTO_UDPLITE: i32 = 136;
 const IPPROTO_MPTCP: i32 = 262;
 
 pub(super) fn describe(
+    task: &mut TaskCtx<'_>,
     entry: &mut FileEntry,
     socket_fd: SocketFd<'_>,
     inet: InetSocket,
     net_ns: &mut NetNs,
-    log: &mut DumpLog,
 ) {
-    let SocketFd { pid, fd, .. } = socket_fd;
+    let fd = socket_fd.fd;
+    let kind = inet.kind;
     let listens = inet.state == TCP_LISTEN;
-    let is_tcp = inet.protocol == libc::IPPROTO_TCP as u32;
+    let is_tcp = kind.protocol == libc::IPPROTO_TCP as u32;
     let is_connected = is_tcp && !listens && inet.state != TCP_CLOSE;
     let mut socket = InetSkEntry {
         id: entry.id,
         ino: socket_fd.inode as u32,
-        family: inet.family,
-        r#type: inet.kind,
-        proto: inet.protocol,
+        family: kind.family,
+        r#type: kind.socket_type,
+        proto: kind.protocol,
         state: inet.state,
         src_port: inet.local.1,
         dst_port: inet.remote.1,
@@ -46,18 +47,14 @@ pub(super) fn describe(
     };
     if let Some(dup_fd) = socket_fd.dup_fd {
         if let Err(errno) = options::read_inet_options(dup_fd, &mut socket) {
-            log.unsupported(format_args!(
-                "pid {pid}: the options of the socket of descriptor {fd}: {errno}"
-            ));
+            task.unsupported(format_args!("the options of the socket of descriptor {fd}: {errno}"));
         }
         // The options of a connection depend on its peer; the whole connection is reported below.
         if !is_connected {
-            report_unsupported_options(socket_fd, dup_fd, net_ns, (inet.family, inet.kind, inet.protocol), log);
-            for (interface, group) in
-                multicast::groups_of_socket(dup_fd, inet.family, inet.kind, net_ns.multicast_groups())
-            {
-                log.unsupported(format_args!(
-                    "pid {pid}: the membership of the socket of descriptor {fd} in the multicast group {group} on \
+            report_unsupported_options(task, fd, dup_fd, net_ns, kind);
+            for (interface, group) in multicast::groups_of_socket(dup_fd, kind, net_ns.multicast_groups()) {
+                task.unsupported(format_args!(
+                    "the membership of the socket of descriptor {fd} in the multicast group {group} on \
                      interface {interface}"
                 ));
             }
@@ -71,30 +68,28 @@ pub(super) fn describe(
                     };
                     socket.backlog = word(28);
                     if word(24) > 0 {
-                        log.unsupported(format_args!(
-                            "pid {pid}: {} connections of the listening socket of descriptor {fd} that are not accepted yet",
+                        task.unsupported(format_args!(
+                            "{} connections of the listening socket of descriptor {fd} that are not accepted yet",
                             word(24)
                         ));
                     }
                 }
-                Err(errno) => log.unsupported(format_args!("pid {pid}: the backlog of descriptor {fd}: {errno}")),
+                Err(errno) => task.unsupported(format_args!("the backlog of descriptor {fd}: {errno}")),
             }
         }
     }
     if is_connected {
-        log.unsupported(format_args!(
-            "pid {pid}: the TCP connection of descriptor {fd}, which is recorded and cannot be restored"
+        task.unsupported(format_args!(
+            "the TCP connection of descriptor {fd}, which is recorded and cannot be restored"
         ));
     } else if !listens {
         for description in unsupported_pending(socket_fd, is_tcp) {
-            log.unsupported(format_args!(
-                "pid {pid}: {description} of the socket of descriptor {fd}"
-            ));
+            task.unsupported(format_args!("{description} of the socket of descriptor {fd}"));
         }
     }
-    if let Some(protocol) = unsupported_protocol(inet.kind, inet.protocol) {
-        log.unsupported(format_args!(
-            "pid {pid}: the socket of descriptor {fd}, which is of {protocol} and cannot be restored"
+    if let Some(protocol) = unsupported_protocol(kind.socket_type, kind.protocol) {
+        task.unsupported(format_args!(
+            "the socket of descriptor {fd}, which is of {protocol} and cannot be restored"
         ));
     }
     entry.set_type(FdTypes::Inetsk);
@@ -145,7 +140,7 @@ fn unsupported_protocol(kind: u32, protocol: u32) -> Option<String> {
 }
 
 /// An inet socket that neither listens nor is connected, and therefore is in no list. It may be bound.
-pub(super) fn unlisted_socket(socket_fd: SocketFd<'_>, log: &mut DumpLog) -> Option<ListedSocket> {
+pub(super) fn unlisted_socket(task: &mut TaskCtx<'_>, socket_fd: SocketFd<'_>) -> Option<ListedSocket> {
     let int_option = |name| {
         Some(
             socket::getsockopt::<i32>(socket_fd.dup_fd?, libc::SOL_SOCKET, name)
@@ -160,16 +155,18 @@ pub(super) fn unlisted_socket(socket_fd: SocketFd<'_>, log: &mut DumpLog) -> Opt
         _ => return None,
     };
     let local = socket::inet_sockname(socket_fd.dup_fd?).unwrap_or_else(|errno| {
-        let SocketFd { pid, fd, .. } = socket_fd;
-        log.unsupported(format_args!(
-            "pid {pid}: the bound address of the socket of descriptor {fd}: {errno}"
+        let fd = socket_fd.fd;
+        task.unsupported(format_args!(
+            "the bound address of the socket of descriptor {fd}: {errno}"
         ));
         (vec![0; words], 0)
     });
     Some(ListedSocket::Inet(InetSocket {
-        family,
-        kind: int_option(libc::SO_TYPE)?,
-        protocol: int_option(libc::SO_PROTOCOL)?,
+        kind: SocketKind {
+            family,
+            socket_type: int_option(libc::SO_TYPE)?,
+            protocol: int_option(libc::SO_PROTOCOL)?,
+        },
         state: TCP_CLOSE,
         local,
         remote: (vec![0; words], 0),

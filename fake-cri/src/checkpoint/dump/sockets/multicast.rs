@@ -6,6 +6,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
+use super::SocketKind;
 use crate::process::{proc_files, socket::is_multicast_member};
 
 /// The groups of a network namespace, each with its interface index.
@@ -27,20 +28,15 @@ pub(super) fn list_groups(proc_tid: i32) -> Vec<(u32, IpAddr)> {
 }
 
 /// The groups that a datagram or raw socket is a member of.
-pub(super) fn groups_of_socket(
-    fd: BorrowedFd<'_>,
-    family: u32,
-    kind: u32,
-    groups: &[(u32, IpAddr)],
-) -> Vec<(u32, IpAddr)> {
-    if kind == libc::SOCK_STREAM as u32 {
+pub(super) fn groups_of_socket(fd: BorrowedFd<'_>, kind: SocketKind, groups: &[(u32, IpAddr)]) -> Vec<(u32, IpAddr)> {
+    if kind.socket_type == libc::SOCK_STREAM as u32 {
         return Vec::new();
     }
     groups
         .iter()
         .filter(|(interface, group)| {
             // An IPv6 socket may be a member of groups of both families.
-            (group.is_ipv4() || family == libc::AF_INET6 as u32) && is_multicast_member(fd, *interface, *group)
+            (group.is_ipv4() || kind.family == libc::AF_INET6 as u32) && is_multicast_member(fd, *interface, *group)
         })
         .copied()
         .collect()

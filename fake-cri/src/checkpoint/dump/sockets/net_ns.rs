@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, fs, io, net::IpAddr, os::fd::AsFd as _};
 
-use super::{TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, multicast, unsupported_options::DefaultOptions};
+use super::{SocketKind, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, multicast, unsupported_options::DefaultOptions};
 use crate::{
     checkpoint::dump_log::DumpLog,
     process::{
@@ -16,9 +16,6 @@ use crate::{
 const SO_ACCEPTCON: u32 = 1 << 16;
 /// `SS_CONNECTED`, the state in `/proc/net/unix`.
 const SS_CONNECTED: u32 = 3;
-
-/// Family, type and protocol of a socket.
-type SocketKind = (u32, u32, u32);
 
 /// A network namespace, read through a thread in it.
 #[derive(Debug)]
@@ -34,16 +31,22 @@ pub(super) struct NetNs {
 
 #[derive(Clone, Debug)]
 pub(super) enum ListedSocket {
-    Unix { kind: u32, state: u32, name: Vec<u8> },
+    Unix(UnixSocket),
     Inet(InetSocket),
+}
+
+/// A unix socket as `/proc/net/unix` shows it.
+#[derive(Clone, Debug)]
+pub(super) struct UnixSocket {
+    pub(super) socket_type: u32,
+    pub(super) state: u32,
+    pub(super) name: Vec<u8>,
 }
 
 /// An inet socket. Addresses are words in network order, with a port.
 #[derive(Clone, Debug)]
 pub(super) struct InetSocket {
-    pub(super) family: u32,
-    pub(super) kind: u32,
-    pub(super) protocol: u32,
+    pub(super) kind: SocketKind,
     pub(super) state: u32,
     pub(super) local: (Vec<u32>, u32),
     pub(super) remote: (Vec<u32>, u32),
@@ -98,7 +101,11 @@ impl NetNs {
     pub(super) fn default_options(&mut self, kind: SocketKind) -> Option<&DefaultOptions> {
         let proc_tid = self.proc_tid;
         let read = || {
-            let (family, socket_type, protocol) = kind;
+            let SocketKind {
+                family,
+                socket_type,
+                protocol,
+            } = kind;
             let new_socket = in_netns_of(proc_tid, || socket::new_socket(family, socket_type, protocol)).ok()?;
             Some(DefaultOptions::read(new_socket.as_fd(), kind))
         };
@@ -136,7 +143,7 @@ fn parse_unix_line(line: &[u8]) -> Option<(u64, ListedSocket)> {
     let mut word = || words.next().and_then(|word| String::from_utf8(word).ok());
     let (_slot, _references, _protocol) = (word()?, word()?, word()?);
     let flags = u32::from_str_radix(&word()?, 16).ok()?;
-    let kind = u32::from_str_radix(&word()?, 16).ok()?;
+    let socket_type = u32::from_str_radix(&word()?, 16).ok()?;
     let state = u32::from_str_radix(&word()?, 16).ok()?;
     // The inode is right-aligned in five columns, so a short inode has leading spaces.
     let rest = {
@@ -157,11 +164,16 @@ fn parse_unix_line(line: &[u8]) -> Option<(u64, ListedSocket)> {
         SS_CONNECTED => TCP_ESTABLISHED,
         _ => TCP_CLOSE,
     };
-    Some((inode, ListedSocket::Unix { kind, state, name }))
+    let socket = UnixSocket {
+        socket_type,
+        state,
+        name,
+    };
+    Some((inode, ListedSocket::Unix(socket)))
 }
 
 /// A line of `/proc/net/tcp` and similar: `0: 0100007F:1F90 00000000:0000 0A ... uid timeout inode ...`.
-fn parse_inet_line(line: &str, family: u32, kind: u32, protocol: Option<u32>) -> Option<(u64, ListedSocket)> {
+fn parse_inet_line(line: &str, family: u32, socket_type: u32, protocol: Option<u32>) -> Option<(u64, ListedSocket)> {
     let mut words = line.split_whitespace();
     let _slot = words.next()?;
     let local = parse_address(words.next()?)?;
@@ -172,9 +184,11 @@ fn parse_inet_line(line: &str, family: u32, kind: u32, protocol: Option<u32>) ->
     Some((
         inode,
         ListedSocket::Inet(InetSocket {
-            family,
-            kind,
-            protocol,
+            kind: SocketKind {
+                family,
+                socket_type,
+                protocol,
+            },
             state,
             local,
             remote,
@@ -231,11 +245,12 @@ mod tests {
         #[case] expected_state: u32,
         #[case] expected_name: &[u8],
     ) {
-        let Some((inode, ListedSocket::Unix { kind, state, name })) = parse_unix_line(line) else {
+        let Some((inode, ListedSocket::Unix(socket))) = parse_unix_line(line) else {
             panic!("not parsed");
         };
-        assert_eq!((inode, kind, state), (expected_inode, expected_kind, expected_state));
-        assert_eq!(name, expected_name);
+        let parsed = (inode, socket.socket_type, socket.state);
+        assert_eq!(parsed, (expected_inode, expected_kind, expected_state));
+        assert_eq!(socket.name, expected_name);
     }
 
     #[test]

@@ -12,11 +12,14 @@ use std::{
 use cri_proto::criu::message::{FdTypes, FileEntry, FilePermsEntry, SkShutdown, UnixSkEntry};
 use nix::sys::stat::{major, minor};
 
-use super::{SocketFd, TCP_LISTEN, net_ns::NetNs, no_fown, queue::SocketQueues, socket_options};
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::{proc_files, unix_diag::UnixDiag},
+use super::{
+    SocketFd, SocketKind, TCP_LISTEN, TaskCtx,
+    net_ns::{NetNs, UnixSocket},
+    no_fown,
+    queue::SocketQueues,
+    socket_options,
 };
+use crate::process::{proc_files, unix_diag::UnixDiag};
 
 /// The character that `/proc/net/unix` shows for a NUL.
 const NUL_PLACEHOLDER: u8 = b'@';
@@ -25,18 +28,22 @@ const DEFAULT_BACKLOG: u32 = 128;
 
 /// Fills the entry of a unix socket. Type, state and name are those of `/proc/net/unix`.
 pub(super) fn describe(
+    task: &mut TaskCtx<'_>,
     entry: &mut FileEntry,
     socket_fd: SocketFd<'_>,
-    (kind, state, name): (u32, u32, Vec<u8>),
-    (net_ns, queues): (&mut NetNs, &mut SocketQueues),
-    log: &mut DumpLog,
+    listed: UnixSocket,
+    net_ns: &mut NetNs,
+    queues: &mut SocketQueues,
 ) {
-    let SocketFd { pid, fd, .. } = socket_fd;
+    let UnixSocket {
+        socket_type,
+        state,
+        name,
+    } = listed;
+    let fd = socket_fd.fd;
     let ino = socket_fd.inode as u32;
-    let diag = net_ns.unix_state(ino, log).unwrap_or_else(|error| {
-        log.unsupported(format_args!(
-            "pid {pid}: the peer of the unix socket of descriptor {fd}: {error}"
-        ));
+    let diag = net_ns.unix_state(ino, task.log).unwrap_or_else(|error| {
+        task.unsupported(format_args!("the peer of the unix socket of descriptor {fd}: {error}"));
         UnixDiag {
             backlog: if state == TCP_LISTEN { DEFAULT_BACKLOG } else { 0 },
             ..UnixDiag::default()
@@ -47,27 +54,32 @@ pub(super) fn describe(
         // `/proc/net/unix` shows every NUL of an abstract name as @, and also every @.
         (None, true) => {
             let shown = String::from_utf8_lossy(&name);
-            log.unsupported(format_args!(
-                "pid {pid}: which @ are NULs in the name {shown} of the unix socket of descriptor {fd}; only the first is \
+            task.unsupported(format_args!(
+                "which @ are NULs in the name {shown} of the unix socket of descriptor {fd}; only the first is \
                  taken as one"
             ));
             guess_abstract_name(&name)
         }
         (None, false) => name,
     };
-    let bound_file = BoundFile::find(socket_fd, &name, diag.vfs_file, log);
+    let bound_file = BoundFile::find(task, fd, &name, diag.vfs_file);
+    let kind = SocketKind {
+        family: libc::AF_UNIX as u32,
+        socket_type,
+        protocol: 0,
+    };
     entry.set_type(FdTypes::Unixsk);
     entry.usk = Some(UnixSkEntry {
         id: entry.id,
         ino,
-        r#type: kind,
+        r#type: socket_type,
         state,
         flags: socket_fd.flags,
         uflags: 0,
         backlog: if state == TCP_LISTEN { diag.backlog } else { 0 },
         peer: diag.peer,
         fown: no_fown(),
-        opts: socket_options(socket_fd, net_ns, (libc::AF_UNIX as u32, kind, 0), log),
+        opts: socket_options(task, socket_fd, net_ns, kind),
         name,
         shutdown: match diag.shutdown & 3 {
             0 => None,
@@ -83,8 +95,8 @@ pub(super) fn describe(
     if state == TCP_LISTEN {
         if diag.pending_connections > 0 {
             let waiting = diag.pending_connections;
-            log.unsupported(format_args!(
-                "pid {pid}: {waiting} connections of the listening unix socket of descriptor {fd} that are not accepted yet"
+            task.unsupported(format_args!(
+                "{waiting} connections of the listening unix socket of descriptor {fd} that are not accepted yet"
             ));
         }
         return;
@@ -95,14 +107,12 @@ pub(super) fn describe(
     };
     match queues.add(entry.id, dup_fd, diag.shutdown & 1 != 0) {
         Ok(unsupported) => {
-            for description in unsupported.descriptions(kind) {
-                log.unsupported(format_args!(
-                    "pid {pid}: {description} of the unix socket of descriptor {fd}"
-                ));
+            for description in unsupported.descriptions(socket_type) {
+                task.unsupported(format_args!("{description} of the unix socket of descriptor {fd}"));
             }
         }
-        Err(errno) => log.unsupported(format_args!(
-            "pid {pid}: the unread data of the unix socket of descriptor {fd}: {errno}"
+        Err(errno) => task.unsupported(format_args!(
+            "the unread data of the unix socket of descriptor {fd}: {errno}"
         )),
     }
 }
@@ -120,8 +130,8 @@ struct BoundFile {
 impl BoundFile {
     /// Finds the file by the socket's name, and by the inode and device that sock_diag reports. The name alone could
     /// refer to the file of another socket, which was bound later.
-    fn find(socket_fd: SocketFd<'_>, name: &[u8], file: Option<(u32, u32)>, log: &mut DumpLog) -> Self {
-        let SocketFd { pid, proc_tid, fd, .. } = socket_fd;
+    fn find(task: &mut TaskCtx<'_>, fd: i32, name: &[u8], file: Option<(u32, u32)>) -> Self {
+        let proc_tid = task.proc_tid;
         let path = name.strip_suffix(&[0]).unwrap_or(name);
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
         let root = PathBuf::from(format!("/proc/{proc_tid}/root"));
@@ -156,8 +166,8 @@ impl BoundFile {
                         };
                     }
                 }
-                log.unsupported(format_args!(
-                    "pid {pid}: the directory in which the unix socket of descriptor {fd} was bound"
+                task.unsupported(format_args!(
+                    "the directory in which the unix socket of descriptor {fd} was bound"
                 ));
                 Self::default()
             }

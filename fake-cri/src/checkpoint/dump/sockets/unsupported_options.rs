@@ -7,6 +7,7 @@ use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SOL_SOCKET};
 
 use nix::errno::Errno;
 
+use super::SocketKind;
 use crate::process::socket::getsockopt_bytes;
 
 /// More than the size of every compared option.
@@ -156,14 +157,14 @@ struct DefaultOption {
 
 impl DefaultOptions {
     /// Reads the options of a new socket of this family, type and protocol.
-    pub(super) fn read(new_socket: BorrowedFd<'_>, (family, kind, protocol): (u32, u32, u32)) -> Self {
+    pub(super) fn read(new_socket: BorrowedFd<'_>, kind: SocketKind) -> Self {
         let mut option_groups = vec![(SOL_SOCKET, SOCKET_OPTIONS)];
-        let is_raw = kind == libc::SOCK_RAW as u32;
-        let is_tcp = protocol == IPPROTO_TCP as u32 && !is_raw;
-        let is_ipv6 = family == libc::AF_INET6 as u32;
-        if is_ipv6 || family == libc::AF_INET as u32 {
+        let is_raw = kind.socket_type == libc::SOCK_RAW as u32;
+        let is_tcp = kind.protocol == IPPROTO_TCP as u32 && !is_raw;
+        let is_ipv6 = kind.family == libc::AF_INET6 as u32;
+        if is_ipv6 || kind.family == libc::AF_INET as u32 {
             option_groups.push((IPPROTO_IP, IPV4_OPTIONS));
-            match protocol.cast_signed() {
+            match kind.protocol.cast_signed() {
                 _ if is_raw => option_groups.extend([(SOL_RAW, ICMP_OPTIONS), (IPPROTO_ICMPV6, ICMPV6_OPTIONS)]),
                 IPPROTO_TCP => option_groups.push((IPPROTO_TCP, TCP_OPTIONS)),
                 IPPROTO_UDP => option_groups.push((IPPROTO_UDP, UDP_OPTIONS)),
@@ -225,8 +226,13 @@ mod tests {
     #[test]
     fn only_changed_options_differ() {
         let read_defaults = |family: i32, kind: i32, protocol: i32| {
-            let kind = (family as u32, kind as u32, protocol as u32);
-            DefaultOptions::read(new_socket(kind.0, kind.1, kind.2).unwrap().as_fd(), kind)
+            let kind = SocketKind {
+                family: family as u32,
+                socket_type: kind as u32,
+                protocol: protocol as u32,
+            };
+            let socket = new_socket(kind.family, kind.socket_type, kind.protocol).unwrap();
+            DefaultOptions::read(socket.as_fd(), kind)
         };
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (Ok(listener), Ok(datagrams)) = (TcpListener::bind(address), UdpSocket::bind(address)) else {

@@ -2,25 +2,23 @@
 
 use std::fs;
 
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::proc_files::{self, Mapping},
-};
+use super::TaskCtx;
+use crate::process::proc_files::{self, Mapping};
 
 /// Reports NUMA memory policies (set_mempolicy(2), mbind(2)), by `/proc/PID/numa_maps`.
-pub(in super::super) fn report_memory_policy(pid: i32, source_tid: i32, log: &mut DumpLog) {
+pub(in super::super) fn report_memory_policy(task: &mut TaskCtx<'_>) {
     // With one node a policy has no effect, and reading numa_maps makes the kernel walk all pages.
     let has_several_nodes =
         fs::read_to_string("/sys/devices/system/node/online").is_ok_and(|nodes| nodes.trim() != "0");
     if !has_several_nodes {
         return;
     }
-    let Ok(text) = proc_files::read_text(source_tid, "numa_maps") else {
+    let Ok(text) = proc_files::read_text(task.proc_tid, "numa_maps") else {
         return;
     };
     if let Some((count, first)) = numa_policies(&text) {
-        log.unsupported(format_args!(
-            "pid {pid}: the NUMA memory policy of {count} mappings (the first is {first})"
+        task.unsupported(format_args!(
+            "the NUMA memory policy of {count} mappings (the first is {first})"
         ));
     }
 }
@@ -34,7 +32,7 @@ fn numa_policies(text: &str) -> Option<(usize, &str)> {
 }
 
 /// Reports state of a mapping that a vma entry cannot hold.
-pub(in super::super) fn report_mapping(pid: i32, mapping: &Mapping, log: &mut DumpLog) {
+pub(in super::super) fn report_mapping(task: &mut TaskCtx<'_>, mapping: &Mapping) {
     let range = &mapping.range;
     for (flag, description) in [
         (b"sl", "the seal (mseal)"),
@@ -45,25 +43,21 @@ pub(in super::super) fn report_mapping(pid: i32, mapping: &Mapping, log: &mut Du
         (b"mt", "the memory tags"),
     ] {
         if mapping.has_flag(flag) {
-            log.unsupported(format_args!("pid {pid}: {description} of the mapping {range:x?}"));
+            task.unsupported(format_args!("{description} of the mapping {range:x?}"));
         }
     }
     if mapping.protection_key != 0 {
         let key = mapping.protection_key;
-        log.unsupported(format_args!(
-            "pid {pid}: protection key {key} of the mapping {range:x?}"
-        ));
+        task.unsupported(format_args!("protection key {key} of the mapping {range:x?}"));
     }
     let name = mapping.name.to_string_lossy();
     if name.starts_with("[anon:") || name.starts_with("[anon_shmem:") {
-        log.unsupported(format_args!(
-            "pid {pid}: the name {name} of the mapping {range:x?} (PR_SET_VMA_ANON_NAME)"
+        task.unsupported(format_args!(
+            "the name {name} of the mapping {range:x?} (PR_SET_VMA_ANON_NAME)"
         ));
     }
     if name.starts_with("/[aio]") || name.starts_with("anon_inode:") {
-        log.unsupported(format_args!(
-            "pid {pid}: the kernel state of the mapping {range:x?} of {name}"
-        ));
+        task.unsupported(format_args!("the kernel state of the mapping {range:x?} of {name}"));
     }
 }
 
@@ -74,14 +68,14 @@ mod tests {
     #[test]
     fn unsupported_mapping_state_is_reported() {
         let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
-        assert_eq!(unsupported_lines(|log| report_mapping(1, &plain, log)), None);
+        assert_eq!(unsupported_lines(1, |task| report_mapping(task, &plain)), None);
         let unusual = Mapping {
             flags: vec![*b"sl", *b"uw"],
             protection_key: 7,
             name: "anon_inode:[io_uring]".into(),
             ..plain.clone()
         };
-        let lines = unsupported_lines(|log| report_mapping(1, &unusual, log)).expect("four lines");
+        let lines = unsupported_lines(1, |task| report_mapping(task, &unusual)).expect("four lines");
         for part in ["the seal", "userfaultfd", "protection key 7", "io_uring"] {
             assert!(lines.contains(part), "{lines}");
         }
@@ -89,7 +83,7 @@ mod tests {
             name: "[anon:cache of names]".into(),
             ..plain
         };
-        let lines = unsupported_lines(|log| report_mapping(1, &named, log)).expect("one line");
+        let lines = unsupported_lines(1, |task| report_mapping(task, &named)).expect("one line");
         assert!(lines.contains("the name [anon:cache of names]"), "{lines}");
     }
 

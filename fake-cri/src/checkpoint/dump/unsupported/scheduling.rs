@@ -1,9 +1,7 @@
 //! Scheduling: settings of a thread besides policy, priority and nice value.
 
-use crate::{
-    checkpoint::dump_log::DumpLog,
-    process::syscalls::{self, Scheduling},
-};
+use super::TaskCtx;
+use crate::process::syscalls::{self, Scheduling};
 
 /// Policies with parameters besides a priority (linux/sched.h), and the flag that can be set with a policy.
 const SCHED_DEADLINE: u32 = 6;
@@ -16,19 +14,19 @@ const IO_BEST_EFFORT: u32 = 2;
 const IO_IDLE: u32 = 3;
 
 /// Reports the scheduling settings of a thread besides policy, priority and nice value.
-pub(in super::super) fn report_scheduling(pid: i32, tid: i32, scheduling: &Scheduling, log: &mut DumpLog) {
+pub(in super::super) fn report_scheduling(task: &mut TaskCtx<'_>, tid: i32, scheduling: &Scheduling) {
     match scheduling.policy & !SCHED_RESET_ON_FORK {
-        SCHED_DEADLINE => log.unsupported(format_args!(
-            "pid {pid}: runtime, deadline and period of thread {tid} (SCHED_DEADLINE)"
+        SCHED_DEADLINE => task.unsupported(format_args!(
+            "runtime, deadline and period of thread {tid} (SCHED_DEADLINE)"
         )),
-        SCHED_EXT => log.unsupported(format_args!("pid {pid}: the scheduler of thread {tid} (SCHED_EXT)")),
+        SCHED_EXT => task.unsupported(format_args!("the scheduler of thread {tid} (SCHED_EXT)")),
         _ => {}
     }
     if let Ok((class, level)) = syscalls::io_priority(tid)
         && !is_derived(class, level, scheduling)
     {
-        log.unsupported(format_args!(
-            "pid {pid}: the I/O priority of thread {tid} (class {class}, level {level})"
+        task.unsupported(format_args!(
+            "the I/O priority of thread {tid} (class {class}, level {level})"
         ));
     }
 }
@@ -64,16 +62,16 @@ mod tests {
         let scheduling_of = |pid: i32| syscalls::scheduling(pid).expect("scheduling");
         let mut plain = child();
         let pid = plain.id() as i32;
-        let lines = unsupported_lines(|log| report_scheduling(pid, pid, &scheduling_of(pid), log));
+        let lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &scheduling_of(pid)));
         let deadline = Scheduling {
             policy: SCHED_DEADLINE | SCHED_RESET_ON_FORK,
             ..scheduling_of(pid)
         };
-        let deadline_lines = unsupported_lines(|log| report_scheduling(pid, pid, &deadline, log));
+        let deadline_lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &deadline));
         let set = Command::new("ionice")
             .args(["-c", "2", "-n", "7", "-p", &pid.to_string()])
             .status();
-        let ionice_lines = unsupported_lines(|log| report_scheduling(pid, pid, &scheduling_of(pid), log));
+        let ionice_lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &scheduling_of(pid)));
         plain.kill().unwrap();
         plain.wait().unwrap();
         assert_eq!(lines, None);

@@ -1,0 +1,36 @@
+//! The process that is dumped, with the log of the checkpoint.
+
+use std::{fmt, io};
+
+use crate::checkpoint::{dump_log::DumpLog, error::Error};
+
+/// What nearly every step of a dump needs.
+pub(super) struct TaskCtx<'a> {
+    pub(super) pid: i32,
+    /// A tid through which `/proc` shows the process: that of a live thread, or of the snapshot.
+    pub(super) proc_tid: i32,
+    pub(super) log: &'a mut DumpLog,
+}
+
+impl<'a> TaskCtx<'a> {
+    pub(super) fn new(pid: i32, proc_tid: i32, log: &'a mut DumpLog) -> Self {
+        Self { pid, proc_tid, log }
+    }
+
+    /// The same process, read through another tid.
+    pub(super) fn through(&mut self, proc_tid: i32) -> TaskCtx<'_> {
+        TaskCtx::new(self.pid, proc_tid, self.log)
+    }
+
+    /// Logs state of the process that the archive does not hold, or only with a default.
+    pub(super) fn unsupported(&mut self, state: fmt::Arguments<'_>) {
+        let pid = self.pid;
+        self.log.unsupported(format_args!("pid {pid}: {state}"));
+    }
+
+    /// Reading this part of the process failed.
+    pub(super) fn error<S: Into<String>, E: Into<io::Error>>(&self, subject: S) -> impl FnOnce(E) -> Error + use<S, E> {
+        let pid = self.pid;
+        move |error| Error::capture(pid, subject, error)
+    }
+}
