@@ -17,10 +17,7 @@ use std::{mem, ptr};
 
 use nix::{
     errno::Errno,
-    sys::{
-        ptrace::{self, regset},
-        signal::Signal,
-    },
+    sys::{ptrace, signal::Signal},
     unistd::Pid,
 };
 
@@ -128,7 +125,7 @@ fn parse_wait_status(status: i32) -> WaitEvent {
 /// register set has another size.
 #[expect(
     unsafe_code,
-    reason = "nix's getregset does not return the size that the kernel wrote"
+    reason = "nix's getregset does not return the size that the kernel wrote, and needs glibc on x86-64"
 )]
 pub(crate) fn general_regs(tid: i32) -> nix::Result<Option<GeneralRegs>> {
     // SAFETY: the registers are integers, so all zeroes are a valid value.
@@ -137,13 +134,13 @@ pub(crate) fn general_regs(tid: i32) -> nix::Result<Option<GeneralRegs>> {
         iov_base: (&raw mut registers).cast(),
         iov_len: mem::size_of::<GeneralRegs>(),
     };
-    let vector_address = (&raw mut vector).expose_provenance();
-    request(libc::PTRACE_GETREGSET, tid, libc::NT_PRSTATUS as usize, vector_address)?;
+    request_with(libc::PTRACE_GETREGSET, tid, libc::NT_PRSTATUS as usize, &mut vector)?;
     Ok((vector.iov_len == mem::size_of::<GeneralRegs>()).then_some(registers))
 }
 
 pub(crate) fn set_general_regs(tid: i32, registers: &GeneralRegs) -> nix::Result<()> {
-    ptrace::setregset::<regset::NT_PRSTATUS>(Pid::from_raw(tid), *registers)
+    let bytes = mem::size_of::<GeneralRegs>();
+    set_regset(tid, libc::NT_PRSTATUS, ptr::from_ref(registers).cast(), bytes)
 }
 
 /// A register set of a stopped thread in the layout of the kernel. The buffer grows to the size of this machine.
@@ -154,12 +151,7 @@ pub(crate) fn register_set(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
         };
-        request(
-            libc::PTRACE_GETREGSET,
-            tid,
-            set as usize,
-            (&raw mut vector).expose_provenance(),
-        )?;
+        request_with(libc::PTRACE_GETREGSET, tid, set as usize, &mut vector)?;
         // The kernel truncates to the buffer and returns how much it wrote, so the data in a full buffer may be
         // truncated.
         if vector.iov_len < bytes.len() {
@@ -173,35 +165,26 @@ pub(crate) fn register_set(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
 /// The signal mask of a stopped thread: bit n-1 is signal n.
 pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
     let mut mask = 0_u64;
-    request(
-        libc::PTRACE_GETSIGMASK,
-        tid,
-        mem::size_of::<u64>(),
-        (&raw mut mask).expose_provenance(),
-    )?;
+    request_with(libc::PTRACE_GETSIGMASK, tid, mem::size_of::<u64>(), &mut mask)?;
     Ok(mask)
 }
 
 /// Sets registers of a stopped thread, in the layout of [`register_set`].
 pub(crate) fn set_register_set(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
-    let mut vector = libc::iovec {
-        // The kernel only reads from this memory.
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let vector = (&raw mut vector).expose_provenance();
-    request(libc::PTRACE_SETREGSET, tid, set as usize, vector).map(drop)
+    set_regset(tid, set as i32, bytes.as_ptr().cast(), bytes.len())
 }
 
-pub(crate) fn set_blocked_signals(tid: i32, mask: u64) -> nix::Result<()> {
-    let mask = &raw const mask;
-    request(
-        libc::PTRACE_SETSIGMASK,
-        tid,
-        mem::size_of::<u64>(),
-        mask.expose_provenance(),
-    )
-    .map(drop)
+fn set_regset(tid: i32, note_type: i32, registers: *const libc::c_void, length: usize) -> nix::Result<()> {
+    let mut vector = libc::iovec {
+        // The kernel only reads from this memory.
+        iov_base: registers.cast_mut(),
+        iov_len: length,
+    };
+    request_with(libc::PTRACE_SETREGSET, tid, note_type as usize, &mut vector).map(drop)
+}
+
+pub(crate) fn set_blocked_signals(tid: i32, mut mask: u64) -> nix::Result<()> {
+    request_with(libc::PTRACE_SETSIGMASK, tid, mem::size_of::<u64>(), &mut mask).map(drop)
 }
 
 /// Sets the `PTRACE_O_*` options for a stopped thread.
@@ -217,7 +200,7 @@ pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> nix::Result<()> {
 /// The message of the event at which a thread stopped: the new tid for `PTRACE_EVENT_CLONE`.
 pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
     let mut message: libc::c_ulong = 0;
-    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).expose_provenance())?;
+    request_with(libc::PTRACE_GETEVENTMSG, tid, 0, &mut message)?;
     Ok(message)
 }
 
@@ -236,13 +219,8 @@ pub(crate) fn has_syscall_user_dispatch(tid: i32) -> nix::Result<bool> {
         length: u64,
     }
     let mut configuration = SudConfig::default();
-    let result = request(
-        PTRACE_GET_SUD_CONFIG,
-        tid,
-        mem::size_of::<SudConfig>(),
-        (&raw mut configuration).expose_provenance(),
-    );
-    match result {
+    let bytes = mem::size_of::<SudConfig>();
+    match request_with(PTRACE_GET_SUD_CONFIG, tid, bytes, &mut configuration) {
         Ok(_) => Ok(configuration.mode != 0),
         Err(Errno::EIO | Errno::EINVAL) => Ok(false),
         Err(errno) => Err(errno),
@@ -374,13 +352,8 @@ pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
         pad: u32,
     }
     let mut configuration = RseqConfiguration::default();
-    let result = request(
-        PTRACE_GET_RSEQ_CONFIG,
-        tid,
-        mem::size_of::<RseqConfiguration>(),
-        (&raw mut configuration).expose_provenance(),
-    );
-    match result {
+    let bytes = mem::size_of::<RseqConfiguration>();
+    match request_with(PTRACE_GET_RSEQ_CONFIG, tid, bytes, &mut configuration) {
         Ok(_) if configuration.pointer != 0 => Ok(Some(Rseq {
             pointer: configuration.pointer,
             size: configuration.size,
@@ -407,12 +380,8 @@ pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u
         Err(errno) => return Err(errno),
     };
     let mut bytes = vec![0_u8; count * BPF_INSN_BYTES];
-    request(
-        PTRACE_SECCOMP_GET_FILTER,
-        tid,
-        index,
-        bytes.as_mut_ptr().expose_provenance(),
-    )?;
+    let address = bytes.as_mut_ptr().expose_provenance();
+    request(PTRACE_SECCOMP_GET_FILTER, tid, index, address)?;
     Ok(Some(bytes))
 }
 
@@ -431,17 +400,17 @@ pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> 
         offset: index as u64,
         flags: 0,
     };
-    let metadata_address = (&raw mut metadata).expose_provenance();
-    match request(
-        PTRACE_SECCOMP_GET_METADATA,
-        tid,
-        mem::size_of::<SeccompMetadata>(),
-        metadata_address,
-    ) {
+    let bytes = mem::size_of::<SeccompMetadata>();
+    match request_with(PTRACE_SECCOMP_GET_METADATA, tid, bytes, &mut metadata) {
         Ok(_) => Ok(Some(metadata.flags)),
         Err(Errno::EIO | Errno::EINVAL) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// A request whose data is a value of the size that the request reads or writes.
+fn request_with<T>(number: impl Into<i64>, tid: i32, address: usize, data: &mut T) -> nix::Result<i64> {
+    request(number, tid, address, ptr::from_mut(data).expose_provenance())
 }
 
 /// A ptrace request. The caller must have exposed its pointers. C libraries disagree on the type of the request number.

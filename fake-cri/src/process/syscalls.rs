@@ -24,22 +24,12 @@ pub(crate) enum KcmpType {
 
 /// Whether two processes share a resource; `None` when the kernel does not say.
 pub(crate) fn kcmp_equal(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<bool> {
-    kcmp(pid1, pid2, kcmp_type).map(|outcome| outcome == 0)
+    kcmp_order(pid1, pid2, kcmp_type).map(Ordering::is_eq)
 }
 
 /// Compares the resources of two processes in an order that is stable until the next boot; `None` when the kernel does
 /// not say.
 pub(crate) fn kcmp_order(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<Ordering> {
-    match kcmp(pid1, pid2, kcmp_type)? {
-        0 => Some(Ordering::Equal),
-        1 => Some(Ordering::Less),
-        2 => Some(Ordering::Greater),
-        _ => None,
-    }
-}
-
-#[expect(unsafe_code, reason = "no crate wraps kcmp")]
-fn kcmp(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<i64> {
     let (kind, idx1, idx2) = match kcmp_type {
         KcmpType::File(first, second) => (0, first, second),
         KcmpType::Vm => (1, 0, 0),
@@ -48,9 +38,24 @@ fn kcmp(pid1: i32, pid2: i32, kcmp_type: KcmpType) -> Option<i64> {
         KcmpType::Sighand => (4, 0, 0),
         KcmpType::Sysvsem => (6, 0, 0),
     };
-    // SAFETY: kcmp takes integers and writes nothing.
-    let result = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, kind, i64::from(idx1), i64::from(idx2)) };
-    Errno::result(result).ok()
+    kcmp(pid1, pid2, kind, idx1, i64::from(idx2)).ok()
+}
+
+/// `idx2` is an fd, or for `KCMP_EPOLL_TFD` the address of a live [`KcmpEpollSlot`].
+///
+/// # Errors
+///
+/// Those of kcmp(2); `EINVAL` for resources without an order.
+#[expect(unsafe_code, reason = "no crate wraps kcmp")]
+fn kcmp(pid1: i32, pid2: i32, kind: i32, idx1: i32, idx2: i64) -> nix::Result<Ordering> {
+    // SAFETY: kcmp writes nothing, and reads no memory of this process but the slot of three words.
+    let result = unsafe { libc::syscall(libc::SYS_kcmp, pid1, pid2, kind, i64::from(idx1), idx2) };
+    match Errno::result(result)? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        2 => Ok(Ordering::Greater),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 /// One watch of an epoll fd (`struct kcmp_epoll_slot`): the epoll fd, the fd number under which the watched file was
@@ -72,27 +77,16 @@ pub(crate) struct KcmpEpollSlot {
 ///
 /// `EBADF` when the process has no such fd, `ENOENT` when there is no such watch, `EINVAL` or `EOPNOTSUPP` from a
 /// kernel without this comparison.
-#[expect(unsafe_code, reason = "no crate wraps kcmp")]
 pub(crate) fn kcmp_epoll_order(tid: i32, fd: i32, watch: KcmpEpollSlot) -> nix::Result<Ordering> {
     /// `KCMP_EPOLL_TFD` (linux/kcmp.h).
     const KCMP_EPOLL_TFD: i32 = 7;
-    // SAFETY: the kernel reads one `struct kcmp_epoll_slot` of three words, and writes nothing.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_kcmp,
-            tid,
-            tid,
-            KCMP_EPOLL_TFD,
-            i64::from(fd),
-            &raw const watch,
-        )
-    };
-    match Errno::result(result)? {
-        0 => Ok(Ordering::Equal),
-        1 => Ok(Ordering::Less),
-        2 => Ok(Ordering::Greater),
-        _ => Err(Errno::EINVAL),
-    }
+    kcmp(
+        tid,
+        tid,
+        KCMP_EPOLL_TFD,
+        fd,
+        (&raw const watch).expose_provenance() as i64,
+    )
 }
 
 /// The minimum and maximum of a thread's utilization, from 0 to 1024 (`sched_util_min` and `sched_util_max` of
