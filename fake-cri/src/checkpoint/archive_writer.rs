@@ -12,9 +12,8 @@ use super::{
     error::Error,
     fault::ZeroedRegions,
     freeze::FrozenContainer,
-    page_pipe,
     pages::{self, PageSource, PageTimes, PagesFile, ReservedPages},
-    snapshot::SnapshotSet,
+    snapshot::{self, SnapshotSet},
 };
 use crate::process::{affinity::AvoidCpuGuard, memory::ProcMem};
 
@@ -92,7 +91,7 @@ impl ArchiveWriter<'_> {
         let mut parts = self.reserve_pages_files(private)?;
         if self.zeroed.is_empty() {
             for deferred_mm in &deferred_mms {
-                times += page_pipe::splice_pages(&mut parts, deferred_mm, &snapshots, self.archive, self.cancel, log)?;
+                times += snapshot::splice_pages(&mut parts, deferred_mm, &snapshots, self.archive, self.cancel, log)?;
                 snapshots.restore_rseq(deferred_mm.proc_tid);
             }
         }

@@ -39,8 +39,7 @@ use super::{
     fault::{self, PendingFaults},
     freeze::FrozenContainer,
     pages::PageTimes,
-    prescan::Prescan,
-    snapshot_fork::{SnapshotBuilder, SnapshotRefused},
+    snapshot::{Prescan, SnapshotBuilder, SnapshotRefused},
     stats,
 };
 use crate::process::{affinity::AvoidCpuGuard, proc_files, pstree};

@@ -312,7 +312,7 @@ impl Drop for FrozenContainer<'_> {
 }
 
 /// Detaches a stopped thread.
-pub(super) fn detach(host: &dyn Host, pid: i32, tid: i32) {
+pub(crate) fn detach(host: &dyn Host, pid: i32, tid: i32) {
     // A thread that was killed during the freeze is not stopped any more. Report its exit status, which this wait
     // consumed.
     if ptrace::detach(tid).is_err()
@@ -382,14 +382,14 @@ fn is_dead(tid: i32) -> bool {
 }
 
 /// The result of a poll of an interrupted thread.
-pub(super) enum ThreadPoll {
+pub(crate) enum ThreadPoll {
     Pending,
     Stopped(ThreadState),
     Exited(i32),
     Vanished,
 }
 
-pub(super) fn poll_thread(tid: i32) -> ThreadPoll {
+pub(crate) fn poll_thread(tid: i32) -> ThreadPoll {
     match ptrace::poll(tid) {
         Ok(None) => ThreadPoll::Pending,
         Ok(Some(WaitEvent::Stopped)) => ThreadPoll::Stopped(ThreadState::Stopped),

@@ -24,15 +24,10 @@ mod freeze;
 mod host;
 mod job;
 pub(crate) mod location;
-mod page_pipe;
 mod pages;
-mod prescan;
-mod resources;
 pub(crate) mod restore;
 mod snapshot;
-mod snapshot_fork;
 mod stats;
-mod stopped_thread;
 
 pub use defect::{CallOutcome, Defect, MemoryRegion, SideEffect};
 pub use engine::run;

@@ -35,7 +35,7 @@ use crate::{
         dump_log::DumpLog,
         error::Error,
         pages::{PageRun, PagesFile},
-        prescan::Prescan,
+        snapshot::Prescan,
     },
     process::{
         ProcessId,

@@ -65,8 +65,12 @@ pub(super) use self::{
     task_query::{TaskQuery, TaskQueryResult},
 };
 use super::{
-    cancel::CancelToken, dump_log::DumpLog, error::Error, freeze::FrozenContainer, pages::PagesFile, prescan::Prescan,
-    snapshot::SnapshotSet,
+    cancel::CancelToken,
+    dump_log::DumpLog,
+    error::Error,
+    freeze::FrozenContainer,
+    pages::PagesFile,
+    snapshot::{Prescan, SnapshotSet},
 };
 use crate::process::{self, ProcessId, proc_files};
 

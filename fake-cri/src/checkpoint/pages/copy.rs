@@ -5,7 +5,7 @@
 //!      (behind a lock)         \----> thread 2: the same
 //! ```
 //!
-//! Most of the large memory of a snapshot is spliced instead: [`super::page_pipe`].
+//! Most of the large memory of a snapshot is spliced instead: [`crate::checkpoint::snapshot`].
 //!
 //! The page maps determine the offset of every page before the first page is read, so the threads need no order.
 //! Reading memory needs access rights but not the tracer itself, so a thread that traces nothing can read. Ways to
@@ -22,15 +22,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    archive::{Archive, ReservedMember},
-    cancel::CancelToken,
-    dump_log::DumpLog,
-    error::Error,
-    fault::ZeroedRegions,
-    snapshot::SnapshotSet,
+use super::{PageRun, PagesFile};
+use crate::{
+    checkpoint::{
+        archive::{Archive, ReservedMember},
+        cancel::CancelToken,
+        dump_log::DumpLog,
+        error::Error,
+        fault::ZeroedRegions,
+        snapshot::SnapshotSet,
+    },
+    process::{memory::ProcMem, pagemap::PAGE_SIZE},
 };
-use crate::process::{file_mapping::FileMapping, memory::ProcMem, pagemap::PAGE_SIZE};
 
 /// How much a thread reads before it writes, and before it checks for cancellation and the deadline. As fast as 1 MiB,
 /// but with 1 MiB writers were throttled more often for their dirty pages. Reading ahead during the write of the other
@@ -40,46 +43,6 @@ const READ_CHUNK_BYTES: usize = 256 << 10;
 const MIN_PARALLEL_BYTES: u64 = 4 << 20;
 /// The stack size of the second thread. Its buffer is on the heap.
 const READER_STACK_BYTES: usize = 128 << 10;
-
-/// The content of one `pages-N.img`: memory runs in file order.
-#[derive(Debug)]
-pub(crate) struct PagesFile {
-    pub(crate) name: String,
-    /// Whether the file holds shared memory.
-    pub(crate) shared: bool,
-    pub(crate) runs: Vec<PageRun>,
-    /// A mapping of a file whose pages are read through it. It must exist until they are read.
-    #[expect(dead_code, reason = "kept for its Drop")]
-    pub(crate) mapped_file: Option<FileMapping>,
-}
-
-/// Adjacent pages of one process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PageRun {
-    /// For the log.
-    pub(crate) pid: i32,
-    /// A live thread of the process.
-    pub(crate) proc_tid: i32,
-    pub(crate) range: Range<u64>,
-    /// Whether fork does not preserve the pages, so that they must be read before the process resumes.
-    pub(crate) not_forked: bool,
-}
-
-impl PageRun {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.range.end - self.range.start
-    }
-}
-
-impl PagesFile {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.runs.iter().map(PageRun::bytes).sum()
-    }
-
-    pub(crate) fn pages(&self) -> u64 {
-        self.bytes() / PAGE_SIZE
-    }
-}
 
 /// A pages file and its reserved member in the archive.
 #[derive(Debug)]

@@ -10,7 +10,7 @@
 //!
 //! When a process writes its own memory to a pipe with vmsplice(2), the pipe holds the pages themselves. splice(2)
 //! copies them once, from the pipe into the file. Memory that another process reads is copied twice before it is
-//! written: [`super::pages`] reads `/proc/PID/mem`, which copies through a page of its own. The kernel lets one writer
+//! written: [`crate::checkpoint::pages`] reads `/proc/PID/mem`, which copies through a page of its own. The kernel lets one writer
 //! at a time write to a file, so one thread drains the pipes. There are two pipes, so that this thread finds the next
 //! pipe full. The snapshot discards each chunk after the chunk has left its pipe; the memory must be discarded anyway.
 //!
@@ -39,19 +39,21 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::{
-    archive::Archive,
-    cancel::CancelToken,
-    dump::DeferredMm,
-    dump_log::DumpLog,
-    error::Error,
-    pages::{PageTimes, ReservedPages},
-    snapshot::{SnapshotSet, snapshot_error},
-};
-use crate::process::{
-    ProcessId,
-    pidfd::PidFd,
-    remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer},
+use super::{SnapshotSet, snapshot_error};
+use crate::{
+    checkpoint::{
+        archive::Archive,
+        cancel::CancelToken,
+        dump::DeferredMm,
+        dump_log::DumpLog,
+        error::Error,
+        pages::{PageTimes, ReservedPages},
+    },
+    process::{
+        ProcessId,
+        pidfd::PidFd,
+        remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer},
+    },
 };
 
 /// The pipe capacity. An unprivileged process may set it, as it is the default of `/proc/sys/fs/pipe-max-size`.

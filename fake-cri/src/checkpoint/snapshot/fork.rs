@@ -18,18 +18,23 @@ use std::{
 use nix::{errno::Errno, unistd::gettid};
 
 use super::{
-    Host,
-    dump::{FrozenScan, Mm, PstreeNode, TaskQuery, TaskQueryResult, log_unqueryable},
-    dump_log::DumpLog,
-    error::Error,
-    freeze::FrozenContainer,
+    SavedRseq, Snapshot, SnapshotSet, kill_and_wait,
     prescan::Prescan,
     resources::{self, InsufficientResources},
-    snapshot::{self, SavedRseq, Snapshot, SnapshotSet, snapshot_error},
+    snapshot_error,
 };
-use crate::process::{
-    ProcessId, proc_files, pstree,
-    remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn},
+use crate::{
+    checkpoint::{
+        Host,
+        dump::{FrozenScan, Mm, PstreeNode, TaskQuery, TaskQueryResult, log_unqueryable},
+        dump_log::DumpLog,
+        error::Error,
+        freeze::FrozenContainer,
+    },
+    process::{
+        ProcessId, proc_files, pstree,
+        remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn},
+    },
 };
 
 /// Processes with more shared mappings than this are not snapshotted, because each mapping needs an munmap during the
@@ -216,7 +221,7 @@ impl SnapshotBuilder<'_> {
             .map(|proc_stat| proc_stat.id.pid)
             .filter(|pid| !self.members.contains(pid) && !reported.contains(pid));
         for pid in unknown.filter(|pid| pstree::tracer_tid(*pid) == tracer) {
-            snapshot::kill_and_wait(pid);
+            kill_and_wait(pid);
         }
     }
 }

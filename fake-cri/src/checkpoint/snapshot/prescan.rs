@@ -3,18 +3,17 @@
 //! Only `/proc/PID/smaps` shows the flags of mappings (`VmFlags`), and for each read the kernel walks all pages, which
 //! takes about as long as a fork. The flags decide which mappings fork preserves, which must be known before the
 //! process resumes. So the flags are read here, and used for each mapping that still exists at the freeze. A madvise in
-//! between is detected in the snapshot ([`super::dump::DeferredMm`]) and fails the checkpoint.
+//! between is detected in the snapshot ([`crate::checkpoint::dump::DeferredMm`]) and fails the checkpoint.
 
 use std::collections::BTreeMap;
 
-use super::{
-    Host,
-    error::Error,
-    resources::{self, InsufficientResources},
-};
-use crate::process::{
-    ProcessId,
-    proc_files::{self, Mapping},
+use super::resources::{self, InsufficientResources};
+use crate::{
+    checkpoint::{Host, error::Error},
+    process::{
+        ProcessId,
+        proc_files::{self, Mapping},
+    },
 };
 
 /// The mappings of the container's processes shortly before the freeze.

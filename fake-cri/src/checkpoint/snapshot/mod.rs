@@ -16,10 +16,10 @@
 //! the original writes afterwards. If the original is a child of this process, `CLONE_PARENT` makes the snapshot a
 //! child of this process too, and the tracer reaps it. Otherwise the snapshot is a child of its original. It has no
 //! exit signal: no wait call without `__WALL` or `__WCLONE` sees the snapshot, and no SIGCHLD is sent. Only the
-//! original can reap it, hence the second stop. [`super::snapshot_fork`] makes the snapshots.
+//! original can reap it, hence the second stop. [`fork`] makes the snapshots.
 //!
 //! Memory that fork does not preserve (shared memory, `MADV_DONTFORK`, `MADV_WIPEONFORK`, hugetlbfs pages) is read from
-//! the original before the original resumes, see [`super::pages::PageRun::not_forked`]. Private memory of this kind is
+//! the original before the original resumes, see [`PageRun::not_forked`](super::pages::PageRun::not_forked). Private memory of this kind is
 //! kept in memory until it is written.
 //!
 //! A process that looks closely can still notice: a pid that is in use for a while and appears in `/proc`, and system
@@ -30,6 +30,12 @@
 //! SIGCHLD.
 //!
 //! `PTRACE_O_EXITKILL` kills a snapshot when the tracer exits.
+
+mod fork;
+mod page_pipe;
+mod prescan;
+mod resources;
+mod stopped_thread;
 
 use std::{
     ops::Range,
@@ -43,7 +49,12 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Host, dump_log::DumpLog, error::Error, stopped_thread};
+pub(super) use self::{
+    fork::{SnapshotBuilder, SnapshotRefused},
+    page_pipe::splice_pages,
+    prescan::Prescan,
+};
+use super::{Host, dump_log::DumpLog, error::Error};
 use crate::process::{
     ProcessId,
     memory::ProcMem,

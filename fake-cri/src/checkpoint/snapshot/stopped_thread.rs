@@ -5,11 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Host,
-    freeze::{ThreadPoll, detach, poll_thread},
+use crate::{
+    checkpoint::{
+        Host,
+        freeze::{ThreadPoll, detach, poll_thread},
+    },
+    process::{ProcessId, ptrace},
 };
-use crate::process::{ProcessId, ptrace};
 
 /// A stopped thread. Drop detaches it.
 pub(crate) struct StoppedThread<'a> {

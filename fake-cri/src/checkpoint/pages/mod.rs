@@ -1,0 +1,9 @@
+//! The memory of the archive: `plan` says which pages a file holds, `copy` moves them.
+
+mod copy;
+mod plan;
+
+pub(crate) use self::{
+    copy::{PageSource, PageTimes, ReservedPages, copy_pages},
+    plan::{PageRun, PagesFile},
+};
