@@ -33,14 +33,13 @@ pub fn write_archive(
     chunk_bytes: usize,
 ) -> io::Result<u64> {
     let write = || {
-        let mut archive = Archive::create(&location.with_extension("part"), location)?;
+        let mut archive = Archive::create(&location.with_extension("part"), location, |file| Box::new(file))?;
         for (name, content) in members {
             archive.add_member(name, content)?;
         }
-        if let Some(slab) = archive.reserve_member("checkpoint/pages-1.img", pages.len() as u64)? {
-            for (index, bytes) in pages.chunks(chunk_bytes).enumerate() {
-                archive.write_at(slab, (index * chunk_bytes) as u64, bytes)?;
-            }
+        let reserved = archive.reserve_member("checkpoint/pages-1.img", pages.len() as u64)?;
+        for (index, bytes) in pages.chunks(chunk_bytes).enumerate() {
+            archive.write_at(reserved, (index * chunk_bytes) as u64, bytes)?;
         }
         archive.end_archive()?;
         archive.persist(location, false)

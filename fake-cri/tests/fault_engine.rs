@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use fake_cri::fault::{
-    CallAction, CallTarget, FAULT_ANNOTATION, FaultDecision, FaultEngine, Rpc, RuleSource, parse_rules,
-};
+use fake_cri::fault::{CallTarget, Effect, FAULT_ANNOTATION, FaultDecision, FaultEngine, Rpc, RuleSource, parse_rules};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -99,7 +97,7 @@ fn an_effect_that_ends_the_call_stops_later_rules() {
     assert_eq!(second.fired_rule_ids, ["f2", "f4", "f1"]);
     assert_eq!(
         second.before,
-        [2, 3].map(|seconds| CallAction::Delay(Duration::from_secs(seconds)))
+        [2, 3].map(|seconds| Effect::Delay(Duration::from_secs(seconds)))
     );
     let counts: Vec<_> = engine
         .list()
@@ -121,7 +119,7 @@ fn a_failed_phase_stops_later_phases_only() {
     );
     let decision = decide(&engine, "CheckpointContainer");
     assert_eq!(decision.fired_rule_ids, ["f4", "f3", "f1"]);
-    assert_eq!((decision.injections.len(), decision.after.len()), (2, 1));
+    assert_eq!((decision.checkpoint.injections.len(), decision.after.len()), (2, 1));
 }
 
 #[test]

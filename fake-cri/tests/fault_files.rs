@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use fake_cri::checkpoint::Defect;
-use fake_cri::fault::{FaultFileError, Preset, Rule, presets_markdown, read_fault_file};
+use fake_cri::fault::{Defect, FaultFileError, Preset, Rule, presets_markdown, read_fault_file};
 use rstest::rstest;
 
 fn workspace_dir() -> PathBuf {

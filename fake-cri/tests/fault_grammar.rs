@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use fake_cri::{
-    checkpoint::{CallOutcome, Defect, MemoryRegion, Phase, SideEffect},
-    fault::{InjectionPoint, Preset, Rpc, Rule, RuleEffect, Selector, Trigger, parse_rules},
+    checkpoint::Phase,
+    fault::{
+        CallOutcome, Defect, Effect, ErrorStatus, InjectionPoint, MemoryRegion, Preset, Rpc, Rule, Selector,
+        SideEffect, Trigger, parse_rules,
+    },
 };
 use proptest::{option, prelude::*, sample::select};
 use rstest::rstest;
@@ -32,82 +35,82 @@ fn parses_a_complete_rule() {
             ..Trigger::default()
         },
         point: InjectionPoint::Before,
-        effect: RuleEffect::Error {
+        effect: Effect::Error(ErrorStatus {
             code: Code::Internal,
             message: "disk on fire".to_owned(),
-        },
+        }),
     };
     assert_eq!(rule, expected);
 }
 
 #[rstest]
-#[case("Version:before=hang", InjectionPoint::Before, RuleEffect::Hang)]
+#[case("Version:before=hang", InjectionPoint::Before, Effect::Hang)]
 #[case(
     "  List* : after = delay( 1m30s ) ",
     InjectionPoint::After,
-    RuleEffect::Delay(Duration::from_secs(90))
+    Effect::Delay(Duration::from_secs(90))
 )]
 #[case(
     "CheckpointContainer:freeze=leave-frozen",
     InjectionPoint::Phase(Phase::Freeze),
-    RuleEffect::LeaveFrozen
+    Effect::LeaveFrozen
 )]
 #[case(
     "CheckpointContainer:capture=crash",
     InjectionPoint::Phase(Phase::Capture),
-    RuleEffect::Crash
+    Effect::Crash
 )]
 #[case(
     "CheckpointContainer:write=no-space",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::NoSpace(0)
+    Effect::NoSpace(0)
 )]
 #[case(
     "CheckpointContainer:write=no-space(64KiB)",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::NoSpace(65536)
+    Effect::NoSpace(65536)
 )]
 #[case(
     "CheckpointContainer:write=io-error",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::IoError(0)
+    Effect::IoError(0)
 )]
 #[case(
     "CheckpointContainer:write=io-error(1MiB)",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::IoError(1 << 20)
+    Effect::IoError(1 << 20)
 )]
 #[case(
     "CheckpointContainer:write=mode(0644)",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::Mode(0o644)
+    Effect::Mode(0o644)
 )]
 #[case(
     "CheckpointContainer:write=partial-archive(50)",
     InjectionPoint::Phase(Phase::Write),
-    RuleEffect::PartialArchive(50)
+    Effect::PartialArchive(50)
 )]
 #[case(
     "CheckpointContainer:finish=kill-container",
     InjectionPoint::Phase(Phase::Finish),
-    RuleEffect::KillContainer
+    Effect::KillContainer
 )]
 #[case(
     r#"Version:before=error(Canceled,"a \"b\"\\\n\u{1b}ä")"#,
     InjectionPoint::Before,
-    RuleEffect::Error { code: Code::Cancelled, message: "a \"b\"\\\n\u{1b}ä".to_owned() }
+    Effect::Error(ErrorStatus { code: Code::Cancelled, message: "a \"b\"\\\n\u{1b}ä".to_owned() })
 )]
 #[case(
     r#"Version:before=error(NOT_FOUND,"")"#,
     InjectionPoint::Before,
-    RuleEffect::Error { code: Code::NotFound, message: String::new() }
+    Effect::Error(ErrorStatus { code: Code::NotFound, message: String::new() })
 )]
 #[case(
     r#"Version:before=error(14,"gone")"#,
     InjectionPoint::Before,
-    RuleEffect::Error { code: Code::Unavailable, message: "gone".to_owned() }
+    Effect::Error(ErrorStatus { code: Code::Unavailable, message: "gone".to_owned() })
 )]
-fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, #[case] effect: RuleEffect) {
+fn parses_points_and_effects(#[case] text: &str, #[case] point: InjectionPoint, #[case] effect: Effect) {
     let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((rule.point, rule.effect), (point, effect));
 }
@@ -295,7 +298,7 @@ fn every_defect_round_trips() {
         let rule: Rule = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(
             (rule.point, &rule.effect),
-            (InjectionPoint::Before, &RuleEffect::Defect(defect))
+            (InjectionPoint::Before, &Effect::Defect(defect))
         );
         assert_eq!(rule.to_string(), text);
     }
@@ -344,39 +347,35 @@ fn any_trigger() -> impl Strategy<Value = Trigger> {
     })
 }
 
-fn any_effect() -> impl Strategy<Value = (Vec<InjectionPoint>, RuleEffect)> {
+fn any_effect() -> impl Strategy<Value = (Vec<InjectionPoint>, Effect)> {
     let around = vec![InjectionPoint::Before, InjectionPoint::After];
     let phases: Vec<_> = InjectionPoint::ALL[1..5].to_vec();
     let write = vec![InjectionPoint::Phase(Phase::Write)];
     let everywhere = InjectionPoint::ALL.to_vec();
     let codes: Vec<_> = (1..=16).map(Code::from_i32).collect();
     prop_oneof![
-        (select(codes), any::<String>()).prop_map(|(code, message)| RuleEffect::Error { code, message }),
-        (0..u64::from(u32::MAX), 0..1_000_000_000_u32).prop_map(|(s, ns)| RuleEffect::Delay(Duration::new(s, ns))),
-        select(vec![RuleEffect::Hang, RuleEffect::Crash]),
+        (select(codes), any::<String>()).prop_map(|(code, message)| Effect::Error(ErrorStatus { code, message })),
+        (0..u64::from(u32::MAX), 0..1_000_000_000_u32).prop_map(|(s, ns)| Effect::Delay(Duration::new(s, ns))),
+        select(vec![Effect::Hang, Effect::Crash]),
     ]
     .prop_map(move |effect| (everywhere.clone(), effect))
     .boxed()
-    .prop_union(Just((around, RuleEffect::Disconnect)).boxed())
-    .or(select(vec![RuleEffect::Unimplemented, RuleEffect::UnknownMethod])
+    .prop_union(Just((around, Effect::Disconnect)).boxed())
+    .or(select(vec![Effect::Unimplemented, Effect::UnknownMethod])
         .prop_map(|effect| (vec![InjectionPoint::Before], effect))
         .boxed())
-    .or(select(vec![RuleEffect::LeaveFrozen, RuleEffect::KillContainer])
+    .or(select(vec![Effect::LeaveFrozen, Effect::KillContainer])
         .prop_map(move |effect| (phases.clone(), effect))
         .boxed())
     .or(prop_oneof![
-        select(vec![
-            RuleEffect::CorruptArchive,
-            RuleEffect::EmptyArchive,
-            RuleEffect::NoArchive
-        ]),
-        any::<u64>().prop_map(RuleEffect::NoSpace),
-        any::<u64>().prop_map(RuleEffect::IoError),
-        (0..20_u64, 0..41_u32).prop_map(|(n, shift)| RuleEffect::NoSpace(n << shift)),
-        (0..=100_u8).prop_map(RuleEffect::PartialArchive),
-        (0..=100_u8).prop_map(RuleEffect::TruncatedArchive),
-        (0..=0o7777_u32).prop_map(RuleEffect::Mode),
-        any_name().prop_map(RuleEffect::Omit),
+        select(vec![Effect::CorruptArchive, Effect::EmptyArchive, Effect::NoArchive]),
+        any::<u64>().prop_map(Effect::NoSpace),
+        any::<u64>().prop_map(Effect::IoError),
+        (0..20_u64, 0..41_u32).prop_map(|(n, shift)| Effect::NoSpace(n << shift)),
+        (0..=100_u8).prop_map(Effect::PartialArchive),
+        (0..=100_u8).prop_map(Effect::TruncatedArchive),
+        (0..=0o7777_u32).prop_map(Effect::Mode),
+        any_name().prop_map(Effect::Omit),
     ]
     .prop_map(move |effect| (write.clone(), effect))
     .boxed())

@@ -9,8 +9,8 @@ use std::{
 
 use cri_proto::runtime::v1::{self, runtime_service_client::RuntimeServiceClient};
 use fake_cri::{
-    checkpoint::{InjectedEffect, Injection, Phase},
-    fault::{FAULT_ANNOTATION, FaultEngine, Injections, Journal, JournalRecord, Rpc},
+    checkpoint::Phase,
+    fault::{CheckpointFaults, Effect, FAULT_ANNOTATION, FaultEngine, Injection, Journal, JournalRecord, Rpc},
     service::FaultLayer,
 };
 use fault_server::{FaultServer, OneContainerResolver, call};
@@ -208,19 +208,22 @@ async fn phases_reach_the_handler_as_injections() {
         .checkpoint_container(checkpoint_request("c1"))
         .await
         .expect("the second call succeeds");
-    let expected = Injections(vec![
-        Injection {
-            phase: Phase::Freeze,
-            effect: InjectedEffect::Delay(Duration::from_millis(5)),
-        },
-        Injection {
-            phase: Phase::Write,
-            effect: InjectedEffect::Mode(0o644),
-        },
-    ]);
+    let expected = CheckpointFaults {
+        injections: vec![
+            Injection {
+                phase: Phase::Freeze,
+                effect: Effect::Delay(Duration::from_millis(5)),
+            },
+            Injection {
+                phase: Phase::Write,
+                effect: Effect::Mode(0o644),
+            },
+        ],
+        defects: Vec::new(),
+    };
     let received_calls = server.received_calls.lock().expect("no panic").clone();
-    assert_eq!(received_calls[0].injections, Some(expected));
-    assert_eq!(received_calls[1].injections, None);
+    assert_eq!(received_calls[0].faults, Some(expected));
+    assert_eq!(received_calls[1].faults, None);
     assert_eq!(
         server.journal.after(0)[0].faults,
         ["f2", "f1"],

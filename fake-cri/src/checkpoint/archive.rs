@@ -9,19 +9,24 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
-use globset::GlobMatcher;
-use nix::{
-    errno::Errno,
-    fcntl::{FallocateFlags, fallocate},
-};
+use nix::errno::Errno;
 use tar::{EntryType, Header};
 
-use super::{cancel::CancelToken, error::Error, location};
+use super::{
+    cancel::CancelToken,
+    error::Error,
+    location,
+    sink::{FileSink, Sink},
+};
 
 /// The mode of the archive and of its temporary.
 const ARCHIVE_MODE: u32 = 0o600;
@@ -30,13 +35,6 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Members of at least this size are allocated when they are reserved.
 const MIN_ALLOCATE_BYTES: u64 = 4 << 20;
 const TAR_BLOCK_BYTES: u64 = 512;
-
-/// The position of a member in the archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct MemberSpan {
-    header_offset: u64,
-    size: u64,
-}
 
 /// A member whose content is written in any order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,41 +49,32 @@ impl ReservedMember {
     }
 }
 
-/// A fault: the simulated size of the disk, and the error at its end.
-#[derive(Clone, Copy, Debug)]
-struct WriteLimit {
-    bytes: u64,
-    errno: Errno,
-}
-
 /// An archive that is being written.
 #[derive(Debug)]
 pub(crate) struct Archive {
-    file: File,
+    file: Arc<File>,
+    sink: Box<dyn Sink>,
     path: PathBuf,
     buffer: Vec<u8>,
     buffered_bytes: usize,
     flushed_bytes: u64,
-    members: Vec<MemberSpan>,
     member_bytes_left: u64,
     mtime: u64,
     persisted: bool,
-    /// A fault: members that are omitted.
-    omitted_members: Vec<GlobMatcher>,
-    /// A fault: the offset from which on every write fails.
-    write_limit: Option<WriteLimit>,
-    /// A fault: ENOSPC is ignored.
-    ignores_no_space: bool,
 }
 
 impl Archive {
-    /// Creates the temporary.
+    /// Creates the temporary. `sink` makes the sink of its file.
     ///
     /// # Errors
     ///
     /// [`Error::DirectoryMissing`] if its directory does not exist, [`Error::Location`] if the location cannot take an
     /// archive, [`Error::Write`] otherwise.
-    pub(crate) fn create(path: &Path, location: &Path) -> Result<Self, Error> {
+    pub(crate) fn create(
+        path: &Path,
+        location: &Path,
+        sink: impl FnOnce(FileSink) -> Box<dyn Sink>,
+    ) -> Result<Self, Error> {
         let parent_of = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         // The location is checked first: it is the path that the caller gave. The temporary should be in the same
         // directory.
@@ -96,7 +85,7 @@ impl Archive {
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                     return Err(Error::DirectoryMissing(path.to_owned()));
                 }
-                Err(error) => return Err(io_error("check the directory of", path, error)),
+                Err(error) => return Err(Error::write("check the directory of", path, error)),
             }
         }
         location::check(location).map_err(Error::Location)?;
@@ -106,93 +95,69 @@ impl Archive {
             .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
             .mode(ARCHIVE_MODE)
             .open(path)
-            .map_err(|error| io_error("create", path, error))?;
+            .map_err(|error| Error::write("create", path, error))?;
+        let file = Arc::new(file);
         let archive = Self {
+            sink: sink(FileSink(Arc::clone(&file))),
             file,
             path: path.to_owned(),
             buffer: vec![0; BUFFER_BYTES],
             buffered_bytes: 0,
             flushed_bytes: 0,
-            members: Vec::new(),
             member_bytes_left: 0,
             mtime: SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
             persisted: false,
-            omitted_members: Vec::new(),
-            write_limit: None,
-            ignores_no_space: false,
         };
         // The umask may have cleared bits of the mode.
         archive
             .file
             .set_permissions(Permissions::from_mode(ARCHIVE_MODE))
-            .map_err(|error| io_error("set the mode of", path, error))?;
+            .map_err(|error| Error::write("set the mode of", path, error))?;
         Ok(archive)
     }
 
-    /// A fault: omits the members that match.
-    pub(crate) fn omit_members(&mut self, glob: GlobMatcher) {
-        self.omitted_members.push(glob);
-    }
-
-    /// A fault: writes after `bytes` bytes fail with this error. Of several limits the smallest applies.
-    pub(crate) fn limit_writes(&mut self, bytes: u64, errno: Errno) {
-        if self.write_limit.is_none_or(|limit| bytes < limit.bytes) {
-            self.write_limit = Some(WriteLimit { bytes, errno });
-        }
-    }
-
-    /// A fault: bytes for which there is no space are silently lost.
-    pub(crate) fn ignore_no_space(&mut self) {
-        self.ignores_no_space = true;
-    }
-
-    pub(crate) fn written_bytes(&self) -> u64 {
+    fn written_bytes(&self) -> u64 {
         self.flushed_bytes + self.buffered_bytes as u64
     }
 
     /// Writes a directory entry. `name` ends with a slash.
     pub(crate) fn add_directory(&mut self, name: &str) -> Result<(), Error> {
-        self.begin_entry(name, EntryType::Directory, 0o700, 0).map(drop)
+        self.begin_entry(name, EntryType::Directory, 0o700, 0)
     }
 
     /// Writes a member whose content is in memory.
     pub(crate) fn add_member(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
-        if self.begin_member(name, content.len() as u64)? {
-            self.append(content)?;
-            self.end_member()?;
-        }
-        Ok(())
+        self.begin_member(name, content.len() as u64)?;
+        self.append(content)?;
+        self.end_member()
     }
 
-    /// Begins a member of this size. Returns false if a fault omits it.
-    pub(crate) fn begin_member(&mut self, name: &str, size: u64) -> Result<bool, Error> {
+    /// Begins a member of this size.
+    pub(crate) fn begin_member(&mut self, name: &str, size: u64) -> Result<(), Error> {
         self.begin_entry(name, EntryType::Regular, ARCHIVE_MODE, size)
     }
 
-    /// Writes the header of a member and reserves its range for [`Archive::write_at`]. Returns `None` if a fault omits
-    /// the member. Bytes that are not written are zero. A large range is allocated: this costs little, makes the writes
-    /// faster, and reports a full disk before the first byte.
-    pub(crate) fn reserve_member(&mut self, name: &str, size: u64) -> Result<Option<ReservedMember>, Error> {
-        if !self.begin_member(name, size)? {
-            return Ok(None);
-        }
+    /// Writes the header of a member and reserves its range for [`Archive::write_at`]. Bytes that are not written are
+    /// zero. A large range is allocated: this costs little, makes the writes faster, and reports a full disk before the
+    /// first byte.
+    pub(crate) fn reserve_member(&mut self, name: &str, size: u64) -> Result<ReservedMember, Error> {
+        self.begin_member(name, size)?;
         self.flush_buffer()?;
         let reserved = ReservedMember {
             offset: self.flushed_bytes,
         };
-        if size >= MIN_ALLOCATE_BYTES && self.write_limit.is_none() && !self.ignores_no_space {
-            let (offset, size) = (reserved.offset.cast_signed(), size.cast_signed());
-            match fallocate(&self.file, FallocateFlags::empty(), offset, size) {
+        if size >= MIN_ALLOCATE_BYTES {
+            match self.sink.allocate(reserved.offset, size) {
                 // Filesystems without fallocate only lose the speed-up.
                 Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINTR) => {}
-                Err(errno) => return Err(io_error("allocate", &self.path, errno.into())),
+                Err(errno) => return Err(Error::write("allocate", &self.path, errno.into())),
             }
         }
         self.member_bytes_left = 0;
         self.flushed_bytes += size.next_multiple_of(TAR_BLOCK_BYTES);
-        Ok(Some(reserved))
+        Ok(reserved)
     }
 
     /// Writes bytes at an offset of a reserved member.
@@ -200,19 +165,20 @@ impl Archive {
         self.write_all_at_offset(reserved.offset + offset, bytes)
     }
 
-    /// The file, for splice into a reserved member; `None` if a fault limits or ignores write errors.
-    pub(crate) fn splice_target(&self) -> Option<&File> {
-        (self.write_limit.is_none() && !self.ignores_no_space).then_some(&self.file)
-    }
-
-    /// The offset in the file of an offset in a reserved member.
-    pub(crate) fn file_offset(&self, reserved: ReservedMember, offset: u64) -> u64 {
-        reserved.offset + offset
+    /// Moves bytes from a pipe to an offset of a reserved member, as [`Sink::splice_from`].
+    pub(crate) fn splice_from(
+        &self,
+        pipe: BorrowedFd<'_>,
+        reserved: ReservedMember,
+        offset: u64,
+        length: usize,
+    ) -> nix::Result<usize> {
+        self.sink.splice_from(pipe, reserved.offset + offset, length)
     }
 
     /// The error for a failed write to a reserved member.
     pub(crate) fn write_error(&self, error: io::Error) -> Error {
-        io_error("write", &self.path, error)
+        Error::write("write", &self.path, error)
     }
 
     /// Free buffer space for the current member, limited by `max_bytes` and by the remaining size of the member. Bytes
@@ -279,40 +245,6 @@ impl Archive {
         self.flush_buffer()
     }
 
-    /// A fault: truncates the archive.
-    pub(crate) fn truncate(&mut self, percent: u8) -> Result<(), Error> {
-        let length = (u128::from(self.flushed_bytes) * u128::from(percent.min(100)) / 100) as u64;
-        self.flushed_bytes = length;
-        self.file
-            .set_len(length)
-            .map_err(|error| io_error("truncate", &self.path, error))
-    }
-
-    /// A fault: corrupts the checksum of every header and a byte in the middle of every member.
-    pub(crate) fn corrupt(&mut self) -> Result<(), Error> {
-        /// The offset of the checksum in a header.
-        const CHECKSUM_OFFSET: u64 = 148;
-        for member in &self.members {
-            let middle = (member.size > 0).then_some(member.header_offset + TAR_BLOCK_BYTES + member.size / 2);
-            for offset in [Some(member.header_offset + CHECKSUM_OFFSET), middle]
-                .into_iter()
-                .flatten()
-            {
-                self.file
-                    .write_all_at(b"\xff", offset)
-                    .map_err(|error| io_error("write", &self.path, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A fault: sets another mode.
-    pub(crate) fn set_file_mode(&mut self, mode: u32) -> Result<(), Error> {
-        self.file
-            .set_permissions(Permissions::from_mode(mode & 0o7777))
-            .map_err(|error| io_error("set the mode of", &self.path, error))
-    }
-
     /// Renames the archive to its location, in place of a regular file or of nothing.
     pub(crate) fn persist(&mut self, location: &Path, fsync: bool) -> Result<u64, Error> {
         let flush = |directory: &Path| File::open(directory).and_then(|dir| dir.sync_all());
@@ -325,10 +257,14 @@ impl Archive {
         fsync: bool,
         sync_directory: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<u64, Error> {
+        let metadata = self.file.metadata();
+        let bytes = metadata
+            .map_err(|error| Error::write("inspect", &self.path, error))?
+            .len();
         if fsync {
             self.file
                 .sync_all()
-                .map_err(|error| io_error("flush", &self.path, error))?;
+                .map_err(|error| Error::write("flush", &self.path, error))?;
         }
         location::rename_into_place(&self.path, location).map_err(Error::Location)?;
         self.persisted = true;
@@ -338,36 +274,22 @@ impl Archive {
                 // After an error there must be no archive, and no name that could be gone after a crash. The replaced
                 // file is lost, as with every archive.
                 let _ = location::remove_if_same_file(location, &self.file);
-                return Err(io_error(
+                return Err(Error::write(
                     "flush the directory (the archive was removed again)",
                     directory,
                     error,
                 ));
             }
         }
-        Ok(self.flushed_bytes)
-    }
-
-    /// A fault: leaves the partial archive at this path.
-    pub(crate) fn persist_partial(&mut self, path: &Path) {
-        // Errors are ignored: the archive is partial anyway.
-        let _ = self.flush_buffer();
-        self.persisted = location::rename_into_place(&self.path, path).is_ok();
+        Ok(bytes)
     }
 
     /// Writes the header of a member.
-    fn begin_entry(&mut self, name: &str, kind: EntryType, mode: u32, size: u64) -> Result<bool, Error> {
-        if self
-            .omitted_members
-            .iter()
-            .any(|glob| glob.is_match(name.trim_end_matches('/')))
-        {
-            return Ok(false);
-        }
+    fn begin_entry(&mut self, name: &str, kind: EntryType, mode: u32, size: u64) -> Result<(), Error> {
         let mut header = Header::new_gnu();
         header
             .set_path(name)
-            .map_err(|error| io_error("name a member of", &self.path, error))?;
+            .map_err(|error| Error::write("name a member of", &self.path, error))?;
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_uid(u64::from(nix::unistd::geteuid().as_raw()));
@@ -375,14 +297,10 @@ impl Archive {
         header.set_mtime(self.mtime);
         header.set_size(size);
         header.set_cksum();
-        self.members.push(MemberSpan {
-            header_offset: self.written_bytes(),
-            size,
-        });
         self.member_bytes_left = TAR_BLOCK_BYTES;
         self.append(header.as_bytes())?;
         self.member_bytes_left = size;
-        Ok(true)
+        Ok(())
     }
 
     fn flush_buffer(&mut self) -> Result<(), Error> {
@@ -392,20 +310,10 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes bytes at an offset of the file, up to the limit of a fault.
-    fn write_all_at_offset(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
-        let fits = |limit: &WriteLimit| usize::try_from(limit.bytes.saturating_sub(at)).unwrap_or(usize::MAX);
-        let hit_limit = self.write_limit.filter(|limit| fits(limit) < bytes.len());
-        let allowed = hit_limit.as_ref().map_or(bytes.len(), fits);
-        let mut result = self.file.write_all_at(&bytes[..allowed], at);
-        if let (Ok(()), Some(limit)) = (&result, hit_limit) {
-            result = Err(limit.errno.into());
-        }
-        let no_space = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
-        if self.ignores_no_space && result.as_ref().is_err_and(no_space) {
-            return Ok(());
-        }
-        result.map_err(|error| io_error("write", &self.path, error))
+    fn write_all_at_offset(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        self.sink
+            .write_at(bytes, offset)
+            .map_err(|error| self.write_error(error))
     }
 }
 
@@ -418,14 +326,6 @@ impl Drop for Archive {
     }
 }
 
-fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::Write {
-        action,
-        path: path.to_owned(),
-        source,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,7 +335,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (temporary, location) = (directory.path().join("temporary"), directory.path().join("archive"));
         let write_archive = || {
-            let mut archive = Archive::create(&temporary, &location).unwrap();
+            let mut archive = Archive::create(&temporary, &location, |file| Box::new(file)).unwrap();
             archive.add_member("member", b"content").unwrap();
             archive.end_archive().unwrap();
             archive

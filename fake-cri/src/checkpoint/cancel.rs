@@ -11,7 +11,7 @@ use super::{Host, error::Error};
 const POLL_INTERVAL: Duration = Duration::from_millis(3);
 
 /// The caller's cancellation and the deadline of one checkpoint.
-pub(crate) struct CancelToken<'a> {
+pub struct CancelToken<'a> {
     host: &'a dyn Host,
     started: Instant,
     deadline: Option<Instant>,
@@ -44,8 +44,11 @@ impl<'a> CancelToken<'a> {
         Ok(())
     }
 
-    /// Waits until `until`, or fails earlier.
-    pub(crate) fn wait_until(&self, until: Instant) -> Result<(), Error> {
+    /// Waits until `until`, or fails earlier. `None` is a time too far for the clock.
+    pub(crate) fn wait_until(&self, until: Option<Instant>) -> Result<(), Error> {
+        let Some(until) = until else {
+            return Err(self.block_until_cancelled());
+        };
         loop {
             self.check()?;
             let remaining = until.saturating_duration_since(Instant::now());

@@ -63,11 +63,11 @@ impl DumpLog {
         writeln!(self.text, "({seconds:02}.{micros:06}) {prefix}{message}").expect("infallible");
     }
 
-    pub(crate) fn into_text(mut self) -> String {
-        if self.dropped_lines > 0 {
-            writeln!(self.text, "... and {} more lines", self.dropped_lines).expect("infallible");
+    pub(crate) fn text(&self) -> String {
+        match self.dropped_lines {
+            0 => self.text.clone(),
+            count => format!("{}... and {count} more lines\n", self.text),
         }
-        self.text
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
             summary.starts_with("a\nb; 0; 1; ") && summary.ends_with("; and 1 more"),
             "{summary}"
         );
-        let text = log.into_text();
+        let text = log.text();
         assert_eq!(text.matches("Warn  unsupported: ").count(), MAX_NAMED + 1);
         assert!(text.contains("unsupported: a\\nb\n"), "{text}");
     }

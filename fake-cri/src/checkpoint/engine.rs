@@ -15,34 +15,27 @@
 //!
 //! If no snapshot is made (`--freeze full`, a delay model in the freeze, [`SnapshotRefused`]), images and all pages are
 //! written before the thaw. The checkpoint can fail at each line: the caller cancels, the deadline passes, the disk is
-//! full, a process exits. Then the container is thawed, the temporary is removed and no file is at the location.
+//! full, a process exits. Then the container is thawed, the temporary is removed and no file is at the location. [`Hooks`] act between the steps.
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    thread,
-    time::Instant,
-};
+use std::{thread, time::Instant};
 
 use cri_proto::document::ROOTFS_DIFF;
 
 use super::{
-    Defect, DelayPhase, Failure, Freeze, Host, Job, Phase, Report,
+    DelayPhase, Failure, Hooks, Host, Job, Phase, Report,
     archive::Archive,
     archive_writer::{ArchiveWriter, DumpOutcome},
     cancel::CancelToken,
     cgroup_freezer,
-    dump::{self, StateSource},
+    container_log::ContainerLog,
+    dump::{self, DumperContext, FrozenDump},
     dump_log::DumpLog,
     error::Error,
-    fault::{self, PendingFaults},
     freeze::FrozenContainer,
-    pages::PageTimes,
-    snapshot::{Prescan, SnapshotBuilder, SnapshotRefused},
+    snapshot::{self, Prescan, SnapshotBuilder, SnapshotRefused, SnapshotSet},
     stats,
 };
-use crate::process::{affinity::AvoidCpuGuard, proc_files, pstree};
+use crate::process::{affinity::AvoidCpuGuard, pstree};
 
 /// Checkpoints a container. Blocks the calling thread until the checkpoint is done.
 ///
@@ -51,17 +44,16 @@ use crate::process::{affinity::AvoidCpuGuard, proc_files, pstree};
 ///
 /// # Errors
 ///
-/// The container keeps running and no file is left at the location, unless a fault of the job says otherwise.
-pub fn run(job: &Job, host: &dyn Host) -> Result<Report, Failure> {
-    check_supported().map_err(Failure::from)?;
-    let result = thread::scope(|scope| {
+/// The container keeps running and no file is left at the location, unless a hook acts otherwise.
+pub fn run(job: &Job, host: &dyn Host, hooks: &dyn Hooks) -> Result<Report, Failure> {
+    check_supported()?;
+    thread::scope(|scope| {
         let tracer = thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn_scoped(scope, || checkpoint(job, host))
+            .spawn_scoped(scope, || checkpoint(job, host, hooks))
             .map_err(Error::SpawnTracer)?;
-        tracer.join().unwrap_or(Err(Error::TracerPanicked))
-    });
-    Ok(result?)
+        tracer.join().unwrap_or_else(|_| Err(Error::TracerPanicked.into()))
+    })
 }
 
 /// Checks that checkpoints support this architecture and page size.
@@ -75,168 +67,238 @@ fn check_supported() -> Result<(), Error> {
     }
 }
 
-fn checkpoint(job: &Job, host: &dyn Host) -> Result<Report, Error> {
+fn checkpoint(job: &Job, host: &dyn Host, hooks: &dyn Hooks) -> Result<Report, Failure> {
     let cancel = CancelToken::new(host, job.deadline);
-    let log = DumpLog::new(cancel.started());
-    let mut faults = PendingFaults::new(job.injections.clone());
-    let mut archive = match Archive::create(&job.temporary, &job.location) {
-        Ok(archive) => archive,
-        Err(error) => {
-            fault::apply_side_effects(job, host, None, Some(&error), cancel.started().elapsed());
-            return Err(error);
+    // The archive lives until the hooks were called, so that its temporary still exists then.
+    let (result, _archive) = match Archive::create(&job.temporary, &job.location, |file| hooks.sink(file)) {
+        Ok(mut archive) => {
+            let checkpoint = Checkpoint {
+                job,
+                host,
+                hooks,
+                cancel: &cancel,
+                archive: &mut archive,
+                log: DumpLog::new(cancel.started()),
+            };
+            (checkpoint.run().map_err(Failure::from), Some(archive))
         }
+        Err(error) => (Err(Failure::from(error)), None),
     };
-    let result = run_phases(job, host, &mut archive, &cancel, &mut faults, log);
-    let elapsed = cancel.started().elapsed();
-    fault::apply_side_effects(job, host, Some(&mut archive), result.as_ref().err(), elapsed);
+    hooks.after(job, host, result.as_ref().err(), cancel.started().elapsed());
     result
 }
 
-fn run_phases(
-    job: &Job,
-    host: &dyn Host,
-    archive: &mut Archive,
-    cancel: &CancelToken<'_>,
-    faults: &mut PendingFaults,
-    mut log: DumpLog,
-) -> Result<Report, Error> {
-    if faults.has_defect(Defect::IgnoreNoSpace) {
-        archive.ignore_no_space();
-    }
-    let omitted = dump::OmittedTasks {
-        all_but_init: faults.has_defect(Defect::InitProcessOnly),
-        last_threads: faults.has_defect(Defect::OmitThread),
-    };
-    let late_log = faults.has_defect(Defect::CopyLogLate);
-    let mut begin_phase = |phase, archive: &mut Archive| {
-        host.on_phase(phase);
-        cancel.check()?;
-        faults.begin_phase(phase, archive, host, cancel)?;
-        Ok::<_, Error>(faults.leave_frozen)
-    };
+/// A checkpoint in progress.
+struct Checkpoint<'a> {
+    job: &'a Job,
+    host: &'a dyn Host,
+    hooks: &'a dyn Hooks,
+    cancel: &'a CancelToken<'a>,
+    archive: &'a mut Archive,
+    log: DumpLog,
+}
 
-    let leave_stopped = begin_phase(Phase::Freeze, archive)?;
-    cgroup_freezer::refuse_frozen(&host.members().map_err(Error::ListMembers)?)?;
-    let dumper = dump::DumperContext::read(pstree::live_thread(job.init.pid));
-    let prescan = collect_prescan(job, host)?;
-    log.info(format_args!("prescan done"));
-    // The processes execute the parasite query while this thread reads the rest, so this thread leaves the CPU of init.
-    let avoid_cpu = AvoidCpuGuard::of_task(job.init.pid);
-    let mut frozen = FrozenContainer::freeze(host, cancel, job.freeze_timeout, &mut log)
-        .map_err(|error| frozen_cgroup_error(host, error))?;
-    frozen.leave_stopped(leave_stopped);
-    frozen.leave_stopped(begin_phase(Phase::Capture, archive)?);
-    let frozen_scan = dump::scan_frozen(&frozen, job.init, omitted, prescan.as_ref().ok(), cancel, &mut log)?;
-    let builder = SnapshotBuilder::begin(host, &frozen, &frozen_scan, prescan, job.freeze_timeout, &mut log)?;
-    let mut frozen_dump = frozen_scan.read(job.init, &dumper, cancel, &mut log)?;
-    log.info(format_args!("collected the frozen state"));
-    let (query_results, snapshots) = builder.finish(&mut log)?;
-    frozen_dump.merge_query_results(&query_results);
-    if snapshots.is_err() {
-        frozen_dump.query_fork_states(&mut log)?;
-    }
-    let mut container_log = ContainerLog::open(job.log.as_deref(), &mut log);
-    check_strict(job, &log)?;
+/// What the phase freeze leaves to the next phase.
+struct Frozen<'a> {
+    container: FrozenContainer<'a>,
+    dumper: DumperContext,
+    prescan: Result<Prescan, SnapshotRefused>,
+    /// The processes execute the parasite query while this thread reads the rest, so this thread leaves the CPU of
+    /// init.
+    avoid_cpu: Option<AvoidCpuGuard>,
+}
 
-    frozen.leave_stopped(begin_phase(Phase::Write, archive)?);
-    if !job.injections.is_empty() {
-        frozen.check_alive()?;
+/// What the phase capture leaves to the next phase.
+struct Captured<'a> {
+    /// Before `container`, because fields drop in order: the originals must reap their snapshots while stopped.
+    snapshots: Result<SnapshotSet<'a>, SnapshotRefused>,
+    container: FrozenContainer<'a>,
+    dump: FrozenDump,
+    container_log: ContainerLog,
+    avoid_cpu: Option<AvoidCpuGuard>,
+}
+
+impl<'a> Checkpoint<'a> {
+    fn run(mut self) -> Result<Report, Error> {
+        let frozen = self.freeze()?;
+        let captured = self.capture(frozen)?;
+        let outcome = self.write(captured)?;
+        self.finish(&outcome)
     }
-    let delay_until = job.delay.as_ref().map(|delay| {
-        let memory = delay.counted_memory(|| resident_bytes(&frozen), || proportional_bytes(&frozen));
-        (delay.phase, cancel.started().checked_add(delay.duration(memory)))
-    });
-    let freezing_time = frozen.freezing_time();
-    let mut writer = ArchiveWriter {
-        archive,
-        zeroed: fault::zeroed_regions(job, &frozen),
-        cancel,
-    };
-    let outcome = match snapshots {
-        Ok(snapshots) => writer.dump_snapshots((frozen, avoid_cpu), frozen_dump, snapshots, &mut log)?,
-        Err(refused) => {
-            // A full freeze takes long, so all CPUs may be used to read memory.
-            drop(avoid_cpu);
-            log.info(format_args!("full freeze: {refused}"));
-            let (times, image_set) = match fault::images_source(job) {
-                Some(earlier_archive) => {
-                    writer.copy_earlier_images(earlier_archive)?;
-                    let image_set = frozen_dump.finish(StateSource::Originals, cancel, &mut log)?;
-                    (PageTimes::default(), image_set)
-                }
-                None => writer.dump_originals(frozen_dump, &mut log)?,
-            };
-            if let Some((DelayPhase::Freeze, until)) = delay_until {
-                wait_for_delay(cancel, until)?;
-            }
-            let all_stopped_at = frozen.all_stopped_at();
-            let frozen_total = frozen.thaw();
-            DumpOutcome {
-                image_set,
-                times,
-                frozen_time: all_stopped_at.elapsed(),
-                frozen_total,
-                used_snapshot: false,
-            }
+
+    fn begin_phase(&self, phase: Phase) -> Result<(), Error> {
+        self.host.on_phase(phase);
+        self.cancel.check()?;
+        self.hooks.on_phase(phase, self.host, self.cancel).map_err(Error::Hook)
+    }
+
+    /// Stops all threads.
+    fn freeze(&mut self) -> Result<Frozen<'a>, Error> {
+        self.begin_phase(Phase::Freeze)?;
+        cgroup_freezer::refuse_frozen(&self.host.members().map_err(Error::ListMembers)?)?;
+        let init = self.job.init.pid;
+        let dumper = DumperContext::read(pstree::live_thread(init));
+        let prescan = snapshot::prescan(self.job, self.host)?;
+        self.log.info(format_args!("prescan done"));
+        let avoid_cpu = AvoidCpuGuard::of_task(init);
+        let bound = self.job.freeze_timeout;
+        let container = FrozenContainer::freeze(self.host, self.hooks, self.cancel, bound, &mut self.log)
+            .map_err(|error| frozen_cgroup_error(self.host, error))?;
+        Ok(Frozen {
+            container,
+            dumper,
+            prescan,
+            avoid_cpu,
+        })
+    }
+
+    /// Reads the state that needs stopped threads, and forks snapshots meanwhile.
+    fn capture(&mut self, frozen: Frozen<'a>) -> Result<Captured<'a>, Error> {
+        self.begin_phase(Phase::Capture)?;
+        let Frozen {
+            container,
+            dumper,
+            prescan,
+            avoid_cpu,
+        } = frozen;
+        let (job, cancel, log) = (self.job, self.cancel, &mut self.log);
+        let scan = dump::scan_frozen(&container, job.init, self.hooks, prescan.as_ref().ok(), cancel, log)?;
+        let builder = SnapshotBuilder::begin(self.host, &container, &scan, prescan, job.freeze_timeout, log)?;
+        let mut dump = scan.read(job.init, &dumper, cancel, log)?;
+        log.info(format_args!("collected the frozen state"));
+        let (query_results, snapshots) = builder.finish(log)?;
+        dump.merge_query_results(&query_results);
+        if snapshots.is_err() {
+            dump.query_fork_states(log)?;
         }
-    };
-    let image_set = &outcome.image_set;
-    if late_log {
-        cancel.wait_until(Instant::now() + fault::LATE_LOG_DELAY)?;
-        container_log = ContainerLog::open(job.log.as_deref(), &mut log);
+        let container_log = ContainerLog::open(job.log.as_deref(), log);
+        self.check_strict()?;
+        Ok(Captured {
+            container,
+            dump,
+            snapshots,
+            container_log,
+            avoid_cpu,
+        })
     }
-    log.info(format_args!("resumed after {:?}", outcome.frozen_total));
 
-    for document in &job.documents {
-        archive.add_member(&document.name, document.content.as_bytes())?;
+    /// Thaws the container and writes the archive.
+    fn write(&mut self, captured: Captured<'_>) -> Result<DumpOutcome, Error> {
+        self.begin_phase(Phase::Write)?;
+        let Captured {
+            container,
+            dump,
+            snapshots,
+            container_log,
+            avoid_cpu,
+        } = captured;
+        container.check_alive()?;
+        let delay_end = |delay: &super::Delay| (delay.phase, delay.end(self.cancel.started(), &container));
+        let delay_end = self.job.delay.as_ref().map(delay_end);
+        let freezing_time = container.freezing_time();
+        let outcome = match snapshots {
+            Ok(snapshots) => {
+                let mut writer = ArchiveWriter {
+                    archive: self.archive,
+                    cancel: self.cancel,
+                };
+                snapshot::dump(&mut writer, (container, avoid_cpu), dump, snapshots, &mut self.log)?
+            }
+            Err(refused) => {
+                // A full freeze takes long, so all CPUs may be used to read memory.
+                drop(avoid_cpu);
+                self.log.info(format_args!("full freeze: {refused}"));
+                self.dump_originals(container, dump, delay_end)?
+            }
+        };
+        self.log.info(format_args!("resumed after {:?}", outcome.frozen_total));
+        self.write_documents(container_log)?;
+        let stats = stats::DumpTimes {
+            freezing_time,
+            frozen_time: outcome.frozen_time,
+            memdump_time: outcome.times.read_time,
+            memwrite_time: outcome.times.write_time,
+        };
+        self.archive
+            .add_member("stats-dump", &stats.encode(&outcome.image_set))?;
+        if let Some((DelayPhase::Write, end)) = delay_end {
+            self.cancel.wait_until(end)?;
+        }
+        self.log.info(format_args!("wrote {} pages", outcome.image_set.pages()));
+        self.check_strict()?;
+        self.archive.add_member("dump.log", self.log.text().as_bytes())?;
+        self.archive.end_archive()?;
+        Ok(outcome)
     }
-    container_log.write(job.layout.log_member(), archive, cancel, &mut log)?;
-    // The processes run on the host's root filesystem, so no file of it belongs to the container.
-    if job.layout.has_empty_diff() {
-        archive.add_member(ROOTFS_DIFF, &[0; 1024])?;
-    }
-    let stats = stats::DumpTimes {
-        freezing_time,
-        frozen_time: outcome.frozen_time,
-        memdump_time: outcome.times.read_time,
-        memwrite_time: outcome.times.write_time,
-    };
-    archive.add_member("stats-dump", &stats.encode(image_set))?;
-    if let Some((DelayPhase::Write, until)) = delay_until {
-        wait_for_delay(cancel, until)?;
-    }
-    log.info(format_args!("wrote {} pages", image_set.pages()));
-    check_strict(job, &log)?;
-    archive.add_member("dump.log", log.into_text().as_bytes())?;
-    archive.end_archive()?;
 
-    if begin_phase(Phase::Finish, archive)? && !already_left_frozen(&job.injections) {
-        // The container is already thawed, so SIGSTOP is sent to running processes.
-        for member in host.members().map_err(Error::ListMembers)? {
-            fault::signal_process(member, libc::SIGSTOP);
+    /// Writes images and all pages of the frozen container, and thaws it.
+    fn dump_originals(
+        &mut self,
+        container: FrozenContainer<'_>,
+        dump: FrozenDump,
+        delay_end: Option<(DelayPhase, Option<Instant>)>,
+    ) -> Result<DumpOutcome, Error> {
+        let mut writer = ArchiveWriter {
+            archive: self.archive,
+            cancel: self.cancel,
+        };
+        let (times, image_set) = writer.dump_originals(dump, &mut self.log)?;
+        if let Some((DelayPhase::Freeze, end)) = delay_end {
+            self.cancel.wait_until(end)?;
+        }
+        let all_stopped_at = container.all_stopped_at();
+        let frozen_total = container.thaw();
+        Ok(DumpOutcome {
+            image_set,
+            times,
+            frozen_time: all_stopped_at.elapsed(),
+            frozen_total,
+            used_snapshot: false,
+        })
+    }
+
+    /// Writes the members that do not come from the processes.
+    fn write_documents(&mut self, container_log: ContainerLog) -> Result<(), Error> {
+        for document in &self.job.documents {
+            self.archive.add_member(&document.name, document.content.as_bytes())?;
+        }
+        let layout = self.job.layout;
+        container_log.write(layout.log_member(), self.archive, self.cancel, &mut self.log)?;
+        // The processes run on the host's root filesystem, so no file of it belongs to the container.
+        if layout.has_empty_diff() {
+            self.archive.add_member(ROOTFS_DIFF, &[0; 1024])?;
+        }
+        Ok(())
+    }
+
+    /// Renames the archive to its location.
+    fn finish(self, outcome: &DumpOutcome) -> Result<Report, Error> {
+        self.begin_phase(Phase::Finish)?;
+        let should_persist = self.hooks.before_persist(self.job, self.cancel).map_err(Error::Hook)?;
+        self.cancel.check()?;
+        let archive_bytes = if should_persist {
+            self.archive.persist(&self.job.location, self.job.fsync)?
+        } else {
+            0
+        };
+        Ok(Report {
+            processes: outcome.image_set.processes,
+            threads: outcome.image_set.threads,
+            archive_bytes,
+            pages: outcome.image_set.pages(),
+            frozen_time: outcome.frozen_total,
+            used_snapshot: outcome.used_snapshot,
+            total_time: self.cancel.started().elapsed(),
+        })
+    }
+
+    /// Fails if the job is strict and state is unsupported.
+    fn check_strict(&self) -> Result<(), Error> {
+        match self.log.unsupported_summary().filter(|_| self.job.strict) {
+            Some(summary) => Err(Error::UnsupportedState(summary)),
+            None => Ok(()),
         }
     }
-    let should_persist = faults.apply_to_archive(archive)?;
-    cancel.check()?;
-    let archive_bytes = match should_persist {
-        true => archive.persist(&job.location, job.fsync)?,
-        false => 0,
-    };
-    if let Some(percent) = faults.partial_percent() {
-        return Err(Error::PartialArchive {
-            percent,
-            path: job.location.clone(),
-        });
-    }
-    Ok(Report {
-        processes: image_set.processes,
-        threads: image_set.threads,
-        archive_bytes,
-        pages: image_set.pages(),
-        frozen_time: outcome.frozen_total,
-        used_snapshot: outcome.used_snapshot,
-        total_time: cancel.started().elapsed(),
-    })
 }
 
 /// Prefers a frozen cgroup as the cause if a thread did not stop.
@@ -244,113 +306,4 @@ fn frozen_cgroup_error(host: &dyn Host, error: Error) -> Error {
     let Error::Freeze { .. } = error else { return error };
     let members = host.members().unwrap_or_default();
     cgroup_freezer::refuse_frozen(&members).err().unwrap_or(error)
-}
-
-/// Fails if the job is strict and state is unsupported.
-fn check_strict(job: &Job, log: &DumpLog) -> Result<(), Error> {
-    match log.unsupported_summary().filter(|_| job.strict) {
-        Some(summary) => Err(Error::UnsupportedState(summary)),
-        None => Ok(()),
-    }
-}
-
-/// Whether a fault of an earlier phase left the container stopped at the thaw.
-fn already_left_frozen(injections: &[super::Injection]) -> bool {
-    injections
-        .iter()
-        .any(|injection| injection.effect == super::InjectedEffect::LeaveFrozen && injection.phase < Phase::Finish)
-}
-
-/// Prescans a container for snapshots. The inner error says why no snapshot must be made.
-fn collect_prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
-    if job.freeze == Freeze::Full {
-        return Ok(Err(SnapshotRefused::DisabledByFlag));
-    }
-    let freezes = |delay: &super::Delay| delay.phase == DelayPhase::Freeze;
-    if job.delay.as_ref().is_some_and(freezes) || fault::images_source(job).is_some() {
-        return Ok(Err(SnapshotRefused::FaultOrDelay));
-    }
-    Ok(Prescan::collect(host)?.map_err(SnapshotRefused::from))
-}
-
-/// Waits until `until`, or until cancellation if the time is too long for the clock (`None`).
-fn wait_for_delay(cancel: &CancelToken<'_>, until: Option<Instant>) -> Result<(), Error> {
-    match until {
-        Some(until) => cancel.wait_until(until),
-        None => Err(cancel.block_until_cancelled()),
-    }
-}
-
-/// The resident memory of all processes, in bytes.
-fn resident_bytes(frozen: &FrozenContainer<'_>) -> u64 {
-    sum_over_processes(frozen, |tid| {
-        let status = proc_files::status(tid).ok()?;
-        Some(status.vmrss.unwrap_or(0) * 1024)
-    })
-}
-
-/// The proportional set size of all processes, in bytes.
-fn proportional_bytes(frozen: &FrozenContainer<'_>) -> u64 {
-    sum_over_processes(frozen, proc_files::pss_bytes)
-}
-
-fn sum_over_processes(frozen: &FrozenContainer<'_>, bytes: impl Fn(i32) -> Option<u64>) -> u64 {
-    frozen
-        .processes()
-        .filter_map(|process| bytes(process.proc_tid()?))
-        .sum()
-}
-
-/// The container's log, opened during the freeze, so that a later rotation has no effect.
-struct ContainerLog(Option<(File, u64)>);
-
-impl ContainerLog {
-    /// Opens the log and records its size. If the log cannot be opened, the checkpoint continues and `dump.log` reports
-    /// it.
-    fn open(path: Option<&Path>, log: &mut DumpLog) -> Self {
-        let Some(path) = path else {
-            return Self(None);
-        };
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-            .open(path)
-            .and_then(|file| {
-                let metadata = file.metadata()?;
-                match metadata.is_file() {
-                    true => Ok((file, metadata.len())),
-                    false => Err(std::io::Error::other("not a regular file")),
-                }
-            });
-        match opened {
-            Ok(opened) => Self(Some(opened)),
-            Err(error) => {
-                log.unsupported(format_args!("the container's log {}: {error}", path.display()));
-                Self(None)
-            }
-        }
-    }
-
-    /// Writes the log up to its size at the freeze.
-    fn write(
-        &mut self,
-        name: &str,
-        archive: &mut Archive,
-        cancel: &CancelToken<'_>,
-        log: &mut DumpLog,
-    ) -> Result<(), Error> {
-        let Some((file, size)) = &mut self.0 else {
-            return archive.add_member(name, &[]);
-        };
-        if archive.begin_member(name, *size)? {
-            let missing_bytes = archive.copy_from(file, cancel)?;
-            if missing_bytes > 0 {
-                log.unsupported(format_args!(
-                    "{missing_bytes} bytes of the container's log, which was truncated meanwhile"
-                ));
-            }
-            archive.end_member()?;
-        }
-        Ok(())
-    }
 }

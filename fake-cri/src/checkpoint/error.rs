@@ -1,6 +1,10 @@
 //! Failures inside the engine, and their mapping to the kinds that callers distinguish.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{ErrorKind, Failure, location::LocationError};
 use crate::process::proc_files;
@@ -54,10 +58,8 @@ pub(crate) enum Error {
     Location(LocationError),
     #[error("--strict-capture: unsupported state: {0}")]
     UnsupportedState(String),
-    #[error("{message}")]
-    Injected { code: i32, message: String },
-    #[error("a fault left {percent} % of the archive at {path}")]
-    PartialArchive { percent: u8, path: PathBuf },
+    #[error(transparent)]
+    Hook(Failure),
     #[error("checkpoints are not supported on {}", std::env::consts::ARCH)]
     #[cfg_attr(
         any(target_arch = "x86_64", target_arch = "aarch64"),
@@ -90,6 +92,15 @@ pub(crate) enum FreezeReason {
 }
 
 impl Error {
+    /// An operation on the archive or on another file failed.
+    pub(crate) fn write(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Write {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// Reading a process failed. Returns `TaskExited` if the process is gone or exiting, whatever error the kernel
     /// returned.
     pub(crate) fn capture(pid: i32, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
@@ -119,14 +130,13 @@ impl Error {
                 _ => ErrorKind::Write,
             },
             Self::UnsupportedState(_) => ErrorKind::UnsupportedState,
-            Self::PartialArchive { .. } => ErrorKind::Write,
             Self::DirectoryMissing(_) => ErrorKind::DirectoryMissing,
             Self::Location(LocationError::Unreadable { source, .. }) => match source.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
                 _ => ErrorKind::Write,
             },
             Self::Location(_) => ErrorKind::Location,
-            Self::Injected { code, .. } => ErrorKind::Injected(*code),
+            Self::Hook(failure) => failure.kind,
             Self::UnsupportedArch | Self::UnsupportedPageSize(_) => ErrorKind::UnsupportedPlatform,
         }
     }

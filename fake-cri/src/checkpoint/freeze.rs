@@ -34,7 +34,7 @@ use super::{
     cancel::CancelToken,
     dump_log::DumpLog,
     error::{Error, FreezeReason},
-    fault,
+    hooks::Hooks,
 };
 use crate::process::{
     ProcessId, memory, proc_files,
@@ -90,13 +90,12 @@ impl FrozenProcess {
 /// A container whose tasks are all stopped. Drop thaws the container.
 pub(crate) struct FrozenContainer<'a> {
     host: &'a dyn Host,
+    hooks: &'a dyn Hooks,
     processes: BTreeMap<i32, FrozenProcess>,
     /// When the first thread was interrupted; before that, when the freeze began.
     first_interrupt_at: Instant,
     /// When the last thread stopped.
     all_stopped_at: Instant,
-    /// A fault: SIGSTOP is sent to the processes before the thaw.
-    leave_stopped: bool,
 }
 
 impl<'a> FrozenContainer<'a> {
@@ -107,6 +106,7 @@ impl<'a> FrozenContainer<'a> {
     /// As described in the module documentation. All stopped threads are detached.
     pub(crate) fn freeze(
         host: &'a dyn Host,
+        hooks: &'a dyn Hooks,
         cancel: &CancelToken<'_>,
         bound: Duration,
         log: &mut DumpLog,
@@ -117,7 +117,7 @@ impl<'a> FrozenContainer<'a> {
             processes: BTreeMap::new(),
             first_interrupt_at: started,
             all_stopped_at: started,
-            leave_stopped: false,
+            hooks,
         };
         let mut rounds = 0;
         while frozen.seize_new_threads(log)? {
@@ -279,12 +279,6 @@ impl<'a> FrozenContainer<'a> {
         Ok(())
     }
 
-    /// A fault: whether the container stays stopped after the thaw. A ptrace stop cannot outlive its tracer, so the
-    /// processes are stopped by SIGSTOP, and SIGCONT resumes them.
-    pub(crate) fn leave_stopped(&mut self, leave: bool) {
-        self.leave_stopped = leave;
-    }
-
     /// Detaches all threads. Returns the time from the first interrupt to the last detach.
     pub(crate) fn thaw(mut self) -> Duration {
         self.resume_all();
@@ -292,10 +286,10 @@ impl<'a> FrozenContainer<'a> {
     }
 
     fn resume_all(&mut self) {
-        for (pid, process) in std::mem::take(&mut self.processes) {
-            if self.leave_stopped {
-                fault::signal_process(process.id, libc::SIGSTOP);
-            }
+        let processes = std::mem::take(&mut self.processes);
+        let ids: Vec<_> = processes.values().map(|process| process.id).collect();
+        self.hooks.before_thaw(&ids);
+        for (pid, process) in processes {
             for (tid, state) in process.threads {
                 if state != ThreadState::Interrupting {
                     detach(self.host, pid, tid);

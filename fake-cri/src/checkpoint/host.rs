@@ -18,8 +18,8 @@ pub trait Host: Sync {
     /// The processes could not be listed. The checkpoint fails.
     fn members(&self) -> io::Result<Vec<ProcessId>>;
 
-    /// A phase begins. Returns once fake-cri has acknowledged the phase, or is gone. If no fault acts, it may return
-    /// earlier in the phases in which the container is frozen.
+    /// A phase begins. Returns once fake-cri has acknowledged the phase, or is gone. It may return earlier in the phases
+    /// in which the container is frozen.
     fn on_phase(&self, phase: Phase);
 
     /// Whether the caller has cancelled. Called every few milliseconds.
@@ -35,7 +35,4 @@ pub trait Host: Sync {
     /// These processes are snapshots that the checkpoint made, and descendants of the container's processes or children
     /// of this process. They are not part of the container. An empty list: no snapshot is left.
     fn on_snapshots(&self, _snapshot_pids: &[i32]) {}
-
-    /// Kills fake-cri with SIGKILL, for [`super::InjectedEffect::CrashRuntime`].
-    fn crash_runtime(&self);
 }

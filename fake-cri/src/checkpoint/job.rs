@@ -5,7 +5,6 @@ use std::{path::PathBuf, time::Duration};
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 use serde::{Deserialize, Serialize};
 
-use super::Defect;
 use crate::process::ProcessId;
 
 /// One checkpoint of one container.
@@ -42,8 +41,6 @@ pub struct Job {
     pub strict: bool,
     /// The minimum duration of the checkpoint.
     pub delay: Option<Delay>,
-    /// Faults, each with its phase.
-    pub injections: Vec<Injection>,
 }
 
 /// The runtime whose members the archive has besides CRIU's images.
@@ -118,16 +115,17 @@ pub enum DelayMemory {
     Annotated(u64),
 }
 
-/// When the modelled delay is spent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The phase that the delay extends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum DelayPhase {
-    /// Before the thaw.
+    /// While the container is frozen.
     Freeze,
-    /// After the thaw, before the archive appears.
+    /// After the thaw, before the archive appears at its location.
+    #[default]
     Write,
 }
 
-/// The phases of a checkpoint, in order. fake-cri is notified at the start of each, and a fault can act there.
+/// The phases of a checkpoint, in order. fake-cri and the hooks are notified at the start of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -139,77 +137,6 @@ pub enum Phase {
     Write,
     /// The archive is complete in its temporary file and about to be renamed.
     Finish,
-}
-
-/// A fault at one phase.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Injection {
-    /// The phase at whose start the fault acts.
-    pub phase: Phase,
-    /// What the fault does.
-    pub effect: InjectedEffect,
-}
-
-/// The effect of a fault. All other behaviour is unchanged: a failed checkpoint still thaws and removes its files.
-///
-/// The fault grammar allows the effects on the archive (from `NoSpace` to `OmitMember`) at [`Phase::Write`] only, and
-/// all other effects at every phase.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InjectedEffect {
-    /// Fails with this gRPC code and message.
-    Error {
-        /// The gRPC code.
-        code: i32,
-        /// The exact message.
-        message: String,
-    },
-    /// Waits, then continues.
-    Delay(Duration),
-    /// Waits until the caller cancels or the deadline passes.
-    Hang,
-    /// Fails with ENOSPC after this many bytes.
-    NoSpace {
-        /// The bytes that still fit.
-        after: u64,
-    },
-    /// Fails with EIO after this many bytes.
-    IoError {
-        /// The bytes that are still written.
-        after: u64,
-    },
-    /// Fails and leaves a part of the archive at the location, like a runtime that writes without a rename.
-    PartialArchive {
-        /// The part that is left, in percent.
-        percent: u8,
-    },
-    /// Succeeds with wrong header checksums and some wrong bytes in the archive.
-    CorruptArchive,
-    /// Succeeds with a truncated archive.
-    TruncatedArchive {
-        /// The part that appears, in percent.
-        percent: u8,
-    },
-    /// Succeeds with an empty file.
-    EmptyArchive,
-    /// Succeeds without a file.
-    NoArchive,
-    /// Sets this mode on the archive.
-    Mode(u32),
-    /// Omits the members that match this glob.
-    OmitMember(String),
-    /// Leaves the container's processes stopped, by SIGSTOP, because a ptrace stop cannot outlive its tracer. The
-    /// processes stay stopped however the checkpoint ends from this phase on.
-    LeaveFrozen,
-    /// Kills the container's processes.
-    KillContainer,
-    /// Kills fake-cri with SIGKILL.
-    CrashRuntime,
-    /// A defect of the whole call; the phase does not matter.
-    Defect(Defect),
-    /// Copies the images (all below `checkpoint/`) from this archive: the runtime's implementation of
-    /// [`Defect::EarlierImages`].
-    CopyImages(PathBuf),
 }
 
 /// The result of a successful checkpoint.
@@ -272,6 +199,6 @@ pub enum ErrorKind {
     Location,
     /// This architecture or page size is not supported.
     UnsupportedPlatform,
-    /// An injected gRPC code.
+    /// A hook returned this gRPC code.
     Injected(i32),
 }

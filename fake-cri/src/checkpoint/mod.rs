@@ -13,30 +13,30 @@ pub(crate) mod archive;
 mod archive_writer;
 mod cancel;
 mod cgroup_freezer;
-mod defect;
+mod container_log;
 mod delay;
 mod dump;
 mod dump_log;
 mod engine;
 pub(crate) mod error;
-mod fault;
 mod freeze;
+mod hooks;
 mod host;
 mod job;
 pub(crate) mod location;
 mod pages;
 pub(crate) mod restore;
+mod sink;
 mod snapshot;
 mod stats;
 
-pub use defect::{CallOutcome, Defect, MemoryRegion, SideEffect};
+pub use cancel::CancelToken;
 pub use engine::run;
+pub use hooks::Hooks;
 pub use host::Host;
-pub use job::{
-    Delay, DelayMemory, DelayPhase, Document, ErrorKind, Failure, Freeze, InjectedEffect, Injection, Job, Layout,
-    Phase, Report,
-};
+pub use job::{Delay, DelayMemory, DelayPhase, Document, ErrorKind, Failure, Freeze, Job, Layout, Phase, Report};
 pub use restore::{
     CancelFlag, CancelOnDrop, Restorable, RestoreError, RestoreOptions, UnsupportedSummary, check_restorable,
     check_restorable_here,
 };
+pub use sink::{FileSink, Sink};

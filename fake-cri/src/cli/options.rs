@@ -9,9 +9,9 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use crate::{
-    checkpoint::{Freeze, Layout},
+    checkpoint::{DelayPhase, Freeze, Layout},
     fault::RuleList,
-    runtime::{CgroupDriver, Config, DelayMemoryArg, DelayModel, DelayPhaseArg, ExecMode, parse_fraction, parse_rate},
+    runtime::{CgroupDriver, Config, DelayMemoryArg, DelayModel, ExecMode, parse_fraction, parse_rate},
     service::parse_endpoint,
 };
 
@@ -90,7 +90,7 @@ pub struct ServeOptions {
     pub checkpoint_memory: DelayMemoryArg,
     /// Whether the container is frozen during the modelled delay
     #[arg(long, value_enum, default_value_t)]
-    pub checkpoint_delay_phase: DelayPhaseArg,
+    pub checkpoint_delay_phase: DelayPhase,
     /// The filter of log lines on standard error, such as info or fake_cri=debug
     #[arg(long, value_name = "FILTER", env = "FAKE_CRI_LOG", default_value = "info")]
     pub log: String,

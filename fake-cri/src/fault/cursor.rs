@@ -1,5 +1,6 @@
 //! A position in the text of a rule, and the tokens that all parts of the grammar share.
 
+use globset::Glob;
 use tonic::Code;
 
 use super::{error::RuleParseError, text};
@@ -105,6 +106,49 @@ impl Cursor {
             Ok(())
         } else {
             Err(self.expected_error(expected))
+        }
+    }
+
+    /// Reads a value in parentheses.
+    pub(super) fn parse_parentheses<T>(
+        &mut self,
+        read: impl FnOnce(&mut Cursor) -> Result<T, RuleParseError>,
+    ) -> Result<T, RuleParseError> {
+        self.expect_symbol('(', "`(`")?;
+        let value = read(self)?;
+        self.expect_symbol(')', "`)`")?;
+        Ok(value)
+    }
+
+    /// Consumes one of these keywords and returns its value.
+    pub(super) fn parse_choice<T: Copy>(
+        &mut self,
+        choices: impl IntoIterator<Item = (&'static str, T)>,
+    ) -> Result<T, RuleParseError> {
+        let choices: Vec<_> = choices.into_iter().collect();
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of {}", names.join(", "));
+        let (word, offset) = self.parse_word(&expected, |c| c.is_ascii_alphabetic() || c == '-')?;
+        let choice = choices.iter().find(|(name, _)| *name == word);
+        choice
+            .map(|(_, value)| *value)
+            .ok_or_else(|| self.error_at(offset, format!("expected {expected}, found `{word}`")))
+    }
+
+    /// Consumes an integer. Returns it with its offset.
+    pub(super) fn parse_integer(&mut self) -> Result<(u64, usize), RuleParseError> {
+        let (digits, offset) = self.parse_word("an integer", |c| c.is_ascii_digit())?;
+        match digits.parse() {
+            Ok(number) => Ok((number, offset)),
+            Err(_) => Err(self.error_at(offset, format!("`{digits}` is too large"))),
+        }
+    }
+
+    /// Checks that a value, which began at `offset`, is a glob.
+    pub(super) fn check_glob(&self, value: String, offset: usize) -> Result<String, RuleParseError> {
+        match Glob::new(&value) {
+            Ok(_) => Ok(value),
+            Err(error) => Err(self.error_at(offset, error.to_string())),
         }
     }
 

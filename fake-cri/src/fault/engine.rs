@@ -9,20 +9,18 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use globset::{Glob, GlobMatcher};
-use tonic::Code;
 
 use super::{
-    CallTarget,
+    CallTarget, CheckpointFaults, Injection,
+    effect::Effect,
     error::RuleParseError,
     grammar::parse_rules,
     rpc::Rpc,
-    rule::{InjectionPoint, Rule, RuleEffect, Trigger},
+    rule::{InjectionPoint, Rule, Trigger},
 };
-use crate::checkpoint::{self, Injection, Phase};
 
 /// The pod annotation with rules for calls about this pod, separated by `;` or newlines.
 pub const FAULT_ANNOTATION: &str = "fake-cri.dev/fault";
@@ -69,35 +67,15 @@ pub struct RuleStatus {
     pub source: RuleSource,
 }
 
-/// What the fault layer does before or after a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallAction {
-    /// Sends an error response.
-    Reply {
-        /// The gRPC code.
-        code: Code,
-        /// The message, sent unchanged.
-        message: String,
-    },
-    /// Waits, then continues the call.
-    Delay(Duration),
-    /// Waits until the deadline passes or the caller cancels.
-    Hang,
-    /// Closes the caller's connection.
-    Drop,
-    /// Kills this process with SIGKILL.
-    Crash,
-}
-
 /// The faults of one call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FaultDecision {
-    /// Actions before the runtime sees the call.
-    pub before: Vec<CallAction>,
-    /// Faults in the phases of a checkpoint.
-    pub injections: Vec<Injection>,
-    /// Actions after the runtime has handled the call.
-    pub after: Vec<CallAction>,
+    /// Effects before the runtime sees the call.
+    pub before: Vec<Effect>,
+    /// The faults of a checkpoint.
+    pub checkpoint: CheckpointFaults,
+    /// Effects after the runtime has handled the call.
+    pub after: Vec<Effect>,
     /// The ids of the rules that fired.
     pub fired_rule_ids: Vec<String>,
 }
@@ -227,22 +205,21 @@ impl FaultEngine {
             match point {
                 InjectionPoint::Before => {
                     call_ended = effect.ends_call();
-                    decision.before.extend(call_action(effect, rpc));
-                    if let RuleEffect::Defect(defect) = effect {
-                        // A defect acts on the whole call. The checkpoint receives it with the first phase.
-                        decision.injections.push(Injection {
-                            phase: Phase::Freeze,
-                            effect: checkpoint::InjectedEffect::Defect(*defect),
-                        });
+                    match effect {
+                        Effect::Defect(defect) => decision.checkpoint.defects.push(*defect),
+                        effect => decision.before.push(effect.clone()),
                     }
                 }
                 InjectionPoint::Phase(phase) => {
                     checkpoint_failed = effect.ends_call();
-                    decision.injections.extend(effect.injection(*phase));
+                    decision.checkpoint.injections.push(Injection {
+                        phase: *phase,
+                        effect: effect.clone(),
+                    });
                 }
                 InjectionPoint::After => {
                     call_ended = effect.ends_call();
-                    decision.after.extend(call_action(effect, rpc));
+                    decision.after.push(effect.clone());
                 }
             }
             status.fired_calls += 1;
@@ -354,27 +331,4 @@ fn uniform_random(seed: u64, call_number: u64) -> f64 {
     bits ^= bits >> 31;
     // A double holds 53 bits exactly.
     (bits >> 11) as f64 / (1_u64 << 53) as f64
-}
-
-fn call_action(effect: &RuleEffect, rpc: &Rpc) -> Option<CallAction> {
-    Some(match effect {
-        RuleEffect::Error { code, message } => CallAction::Reply {
-            code: *code,
-            message: message.clone(),
-        },
-        // The messages of grpc-go: of its generated servers, and of its dispatcher.
-        RuleEffect::Unimplemented => CallAction::Reply {
-            code: Code::Unimplemented,
-            message: format!("method {} not implemented", rpc.name()),
-        },
-        RuleEffect::UnknownMethod => CallAction::Reply {
-            code: Code::Unimplemented,
-            message: format!("unknown method {} for service {}", rpc.name(), rpc.service()),
-        },
-        RuleEffect::Delay(span) => CallAction::Delay(*span),
-        RuleEffect::Hang => CallAction::Hang,
-        RuleEffect::Disconnect => CallAction::Drop,
-        RuleEffect::Crash => CallAction::Crash,
-        _ => return None,
-    })
 }

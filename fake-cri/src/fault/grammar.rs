@@ -37,27 +37,21 @@
 //! Spaces are allowed between any two tokens. Only `CheckpointContainer` has the points `freeze` to `finish`. `nth`
 //! excludes `every` and `times`; `seed` needs `p`. An error gives the column and the expected token.
 
-use std::{str::FromStr, time::Duration};
+use std::str::FromStr;
 
 use globset::Glob;
 
 use super::{
     cursor::Cursor,
+    effect::Effect,
     error::RuleParseError,
     preset::Preset,
     rpc::Rpc,
-    rule::{InjectionPoint, Rule, RuleEffect, Selector, Trigger},
-    text,
+    rule::{InjectionPoint, Rule, Selector, Trigger},
 };
-use crate::checkpoint::{CallOutcome, Defect, MemoryRegion, SideEffect};
 
 /// The only rpc that has phases.
 const CHECKPOINT_RPC: &str = "CheckpointContainer";
-
-/// The keywords of all effects, in the order of the grammar.
-const EFFECT_NAMES: &str = "error, unimplemented, unknown-method, delay, hang, crash, disconnect, no-space, io-error, partial-archive, \
-                       truncated-archive, corrupt-archive, empty-archive, no-archive, mode, omit, leave-frozen, \
-                       kill-container, zero-memory, after, or a defect such as ignore-deadline (see docs/FAULTS.md)";
 
 /// Reads rules and presets, separated by `;` or newlines. A preset is replaced by its rules.
 ///
@@ -137,7 +131,7 @@ fn parse_rule(cursor: &mut Cursor) -> Result<Rule, RuleParseError> {
     cursor.expect_symbol('=', "`=`")?;
     let offset = cursor.offset();
     let effect = parse_effect(cursor, point)?;
-    if matches!(effect, RuleEffect::Defect(_)) && rpc != CHECKPOINT_RPC {
+    if matches!(effect, Effect::Defect(_)) && rpc != CHECKPOINT_RPC {
         let message = format!("`{}` is a defect of {CHECKPOINT_RPC}, not of {rpc}", effect.name());
         return Err(cursor.error_at(offset, message));
     }
@@ -194,7 +188,7 @@ fn parse_selectors(cursor: &mut Cursor) -> Result<(Selector, Trigger), RuleParse
             "nth" => trigger.nth.replace(parse_count(cursor)?).is_some(),
             "every" => trigger.every.replace(parse_count(cursor)?).is_some(),
             "times" => trigger.times.replace(parse_count(cursor)?).is_some(),
-            "seed" => trigger.seed.replace(parse_integer(cursor)?.0).is_some(),
+            "seed" => trigger.seed.replace(cursor.parse_integer()?.0).is_some(),
             _ => trigger.probability.replace(parse_probability(cursor)?).is_some(),
         };
         if is_duplicate {
@@ -238,59 +232,15 @@ fn parse_point(cursor: &mut Cursor, rpc: &str) -> Result<InjectionPoint, RulePar
     Ok(point)
 }
 
-fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect, RuleParseError> {
+fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<Effect, RuleParseError> {
     let (name, offset) = cursor.parse_word("an effect", |c| c.is_ascii_alphabetic() || c == '-')?;
-    let effect = match name.as_str() {
-        "error" => parse_arguments(cursor, |cursor| {
-            let code = cursor.parse_code()?;
-            cursor.expect_symbol(',', "`,`")?;
-            let message = cursor.parse_string("a message in double quotes")?.0;
-            Ok(RuleEffect::Error { code, message })
-        })?,
-        "unimplemented" => RuleEffect::Unimplemented,
-        "unknown-method" => RuleEffect::UnknownMethod,
-        "delay" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Delay(parse_duration(cursor)?)))?,
-        "hang" => RuleEffect::Hang,
-        "crash" => RuleEffect::Crash,
-        "disconnect" => RuleEffect::Disconnect,
-        "no-space" if !cursor.is_at('(') => RuleEffect::NoSpace(0),
-        "no-space" => parse_arguments(cursor, |cursor| Ok(RuleEffect::NoSpace(parse_size_argument(cursor)?)))?,
-        "io-error" if !cursor.is_at('(') => RuleEffect::IoError(0),
-        "io-error" => parse_arguments(cursor, |cursor| Ok(RuleEffect::IoError(parse_size_argument(cursor)?)))?,
-        "partial-archive" => parse_arguments(cursor, |cursor| Ok(RuleEffect::PartialArchive(parse_percent(cursor)?)))?,
-        "truncated-archive" => parse_arguments(cursor, |cursor| {
-            Ok(RuleEffect::TruncatedArchive(parse_percent(cursor)?))
-        })?,
-        "corrupt-archive" => RuleEffect::CorruptArchive,
-        "empty-archive" => RuleEffect::EmptyArchive,
-        "no-archive" => RuleEffect::NoArchive,
-        "mode" => parse_arguments(cursor, |cursor| Ok(RuleEffect::Mode(parse_mode(cursor)?)))?,
-        "omit" => parse_arguments(cursor, |cursor| {
-            let (member, offset) = cursor.parse_string("a member name in double quotes")?;
-            check_glob(cursor, member, offset).map(RuleEffect::Omit)
-        })?,
-        "leave-frozen" => RuleEffect::LeaveFrozen,
-        "kill-container" => RuleEffect::KillContainer,
-        "zero-memory" => parse_arguments(cursor, |cursor| {
-            let region = parse_choice(cursor, &MemoryRegion::ALL.map(|region| (region.name(), region)))?;
-            Ok(RuleEffect::Defect(Defect::ZeroMemory(region)))
-        })?,
-        "after" => parse_arguments(cursor, |cursor| {
-            let outcome = parse_choice(cursor, &CallOutcome::ALL.map(|outcome| (outcome.name(), outcome)))?;
-            cursor.expect_symbol(',', "`,`")?;
-            let side_effect = parse_choice(
-                cursor,
-                &SideEffect::ALL.map(|side_effect| (side_effect.name(), side_effect)),
-            )?;
-            Ok(RuleEffect::Defect(Defect::After(outcome, side_effect)))
-        })?,
-        word if let Some((defect, _)) = Defect::WITHOUT_ARGUMENT
-            .iter()
-            .find(|(defect, _)| defect.name() == word) =>
-        {
-            RuleEffect::Defect(*defect)
-        }
-        _ => return Err(cursor.error_at(offset, format!("expected an effect ({EFFECT_NAMES}), found `{name}`"))),
+    let Some(effect) = Effect::parse(&name, cursor)? else {
+        let message = format!(
+            "expected an effect ({}, zero-memory, after, or a defect such as ignore-deadline (see docs/FAULTS.md)), \
+             found `{name}`",
+            Effect::KEYWORDS.join(", ")
+        );
+        return Err(cursor.error_at(offset, message));
     };
     if effect.allowed_points().contains(point) {
         return Ok(effect);
@@ -303,49 +253,13 @@ fn parse_effect(cursor: &mut Cursor, point: InjectionPoint) -> Result<RuleEffect
     Err(cursor.error_at(offset, message))
 }
 
-fn parse_arguments(
-    cursor: &mut Cursor,
-    read: impl FnOnce(&mut Cursor) -> Result<RuleEffect, RuleParseError>,
-) -> Result<RuleEffect, RuleParseError> {
-    cursor.expect_symbol('(', "`(`")?;
-    let effect = read(cursor)?;
-    cursor.expect_symbol(')', "`)`")?;
-    Ok(effect)
-}
-
-/// Reads one of these keywords and returns its value.
-fn parse_choice<T: Copy>(cursor: &mut Cursor, choices: &[(&str, T)]) -> Result<T, RuleParseError> {
-    let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-    let expected = format!("one of {}", names.join(", "));
-    let (word, offset) = cursor.parse_word(&expected, |c| c.is_ascii_alphabetic() || c == '-')?;
-    let choice = choices.iter().find(|(name, _)| *name == word);
-    choice
-        .map(|(_, value)| *value)
-        .ok_or_else(|| cursor.error_at(offset, format!("expected {expected}, found `{word}`")))
-}
-
 fn parse_glob(cursor: &mut Cursor) -> Result<String, RuleParseError> {
     let (value, offset) = cursor.parse_name("a name, a glob or a string")?;
-    check_glob(cursor, value, offset)
-}
-
-fn check_glob(cursor: &Cursor, value: String, offset: usize) -> Result<String, RuleParseError> {
-    match Glob::new(&value) {
-        Ok(_) => Ok(value),
-        Err(error) => Err(cursor.error_at(offset, error.to_string())),
-    }
-}
-
-fn parse_integer(cursor: &mut Cursor) -> Result<(u64, usize), RuleParseError> {
-    let (digits, offset) = cursor.parse_word("an integer", |c| c.is_ascii_digit())?;
-    match digits.parse() {
-        Ok(number) => Ok((number, offset)),
-        Err(_) => Err(cursor.error_at(offset, format!("`{digits}` is too large"))),
-    }
+    cursor.check_glob(value, offset)
 }
 
 fn parse_count(cursor: &mut Cursor) -> Result<u64, RuleParseError> {
-    match parse_integer(cursor)? {
+    match cursor.parse_integer()? {
         (0, offset) => Err(cursor.error_at(offset, "expected a positive number, found `0`".to_owned())),
         (number, _) => Ok(number),
     }
@@ -357,37 +271,5 @@ fn parse_probability(cursor: &mut Cursor) -> Result<f64, RuleParseError> {
     match number.parse::<f64>() {
         Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
         _ => Err(cursor.error_at(offset, format!("expected {expected}, found `{number}`"))),
-    }
-}
-
-fn parse_duration(cursor: &mut Cursor) -> Result<Duration, RuleParseError> {
-    let (span, offset) = cursor.parse_word("a duration such as 250ms or 1m30s", |c| c.is_ascii_alphanumeric())?;
-    humantime::parse_duration(&span).map_err(|error| {
-        let message = format!("expected a duration such as 250ms or 1m30s, found `{span}` ({error})");
-        cursor.error_at(offset, message)
-    })
-}
-
-fn parse_size_argument(cursor: &mut Cursor) -> Result<u64, RuleParseError> {
-    let expected = "a size in bytes such as 4096 or 64KiB";
-    let (size, offset) = cursor.parse_word(expected, |c| c.is_ascii_alphanumeric())?;
-    text::parse_size(&size).ok_or_else(|| cursor.error_at(offset, format!("expected {expected}, found `{size}`")))
-}
-
-fn parse_percent(cursor: &mut Cursor) -> Result<u8, RuleParseError> {
-    let (number, offset) = parse_integer(cursor)?;
-    cursor.eat('%');
-    match u8::try_from(number) {
-        Ok(percent) if percent <= 100 => Ok(percent),
-        _ => Err(cursor.error_at(offset, format!("expected 0 to 100 percent, found `{number}`"))),
-    }
-}
-
-fn parse_mode(cursor: &mut Cursor) -> Result<u32, RuleParseError> {
-    let expected = "an octal mode such as 0644";
-    let (mode, offset) = cursor.parse_word(expected, |c| c.is_ascii_digit())?;
-    match u32::from_str_radix(&mode, 8) {
-        Ok(bits) if bits <= 0o7777 => Ok(bits),
-        _ => Err(cursor.error_at(offset, format!("expected {expected}, found `{mode}`"))),
     }
 }

@@ -1,8 +1,6 @@
-//! The pod and container that a call is about, and the faults that a handler receives with a call.
+//! The pod and container that a call is about.
 
 use std::collections::HashMap;
-
-use crate::checkpoint::Injection;
 
 /// The pod and container of a call. A field is empty if it is unknown, or if the call does not name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,10 +32,3 @@ impl ResolveTarget for () {
         CallTarget::default()
     }
 }
-
-/// The faults in the phases of a checkpoint.
-///
-/// The fault layer puts them into the extensions of a CheckpointContainer request. The handler passes them to the
-/// checkpoint: `request.extensions().get::<fault::Injections>()`, which is `None` if no rule fired.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Injections(pub Vec<Injection>);

@@ -21,16 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Container, ContainerRecord, ContainerState, Pod, Runtime, RuntimeError,
-    call_defects::{defers_location_errors, injections_for_shim},
     delay::{MEMORY_ANNOTATION, find_annotation},
     documents::documents,
     id::hex,
     store::{ignore_not_found, read_json, store_error, write_json},
 };
 use crate::checkpoint::{
-    self, ErrorKind, Failure, Injection, Job, Phase, Report,
+    self, Document, ErrorKind, Failure, Job, Phase, Report,
     location::{LocationError, TEMPORARY_NAME_BYTES},
 };
+use crate::fault::CheckpointFaults;
 
 /// The request of CheckpointContainer.
 #[derive(Clone, Debug)]
@@ -43,8 +43,8 @@ pub struct CheckpointRequest {
     pub timeout: i64,
     /// The deadline of the call.
     pub deadline: Option<Instant>,
-    /// The faults of this call.
-    pub injections: Vec<Injection>,
+    /// The faults of this call, for the shim.
+    pub faults: CheckpointFaults,
 }
 
 /// The record, on disk, of a checkpoint in progress.
@@ -63,9 +63,15 @@ const SHIM_REPLY_GRACE: Duration = Duration::from_millis(500);
 const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 impl Runtime {
-    /// Checkpoints a running container, without call defects. Dropping the future cancels the checkpoint: the container
-    /// keeps running and no file is left.
-    pub(super) async fn checkpoint_container(&self, request: CheckpointRequest) -> Result<Report, RuntimeError> {
+    /// Checkpoints a running container. Dropping the future cancels the checkpoint: the container keeps running and no
+    /// file is left.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for an empty or relative location, a directory as the location, or a negative timeout;
+    /// `NotFound` for an unknown container; `ParentDirMissing` if the directory of the location does not exist;
+    /// `FailedPrecondition` if the container does not run; `DeadlineExceeded`; `Checkpoint` if the engine fails.
+    pub async fn checkpoint(&self, request: CheckpointRequest) -> Result<Report, RuntimeError> {
         let start = Instant::now();
         let location = check_location(&request.location)?;
         let timeout = u64::try_from(request.timeout).map_err(|_| {
@@ -74,19 +80,13 @@ impl Runtime {
                 request.timeout
             ))
         })?;
-        let mut injections = request.injections;
         let own_deadline = (timeout > 0)
             .then(|| start.checked_add(Duration::from_secs(timeout)))
             .flatten();
         let deadline = own_deadline.into_iter().chain(request.deadline).min();
-        injections = injections_for_shim(injections, own_deadline.is_some() && deadline == own_deadline);
         let container = self.container(&request.container_id)?;
         self.running_shim(&container).map_err(checkpoint_not_running)?;
-        // A defect that acts on the container after an error needs an error from the engine, not from this check.
-        match check_parent_dir(&location) {
-            Err(RuntimeError::ParentDirMissing(_)) if defers_location_errors(&injections) => {}
-            result => result?,
-        }
+        check_parent_dir(&location)?;
 
         let lock = container.checkpoint_lock.lock();
         let _checkpoint_guard = match deadline {
@@ -99,7 +99,7 @@ impl Runtime {
             })?,
         };
         let result = self
-            .checkpoint_locked(&container, &location, deadline, injections)
+            .checkpoint_locked(&container, &location, deadline, request.faults)
             .await;
         match &result {
             Ok(report) => tracing::info!(container = container.id, ?location, ?report, "checkpointed"),
@@ -113,7 +113,7 @@ impl Runtime {
         container: &Container,
         location: &Path,
         deadline: Option<Instant>,
-        injections: Vec<Injection>,
+        faults: CheckpointFaults,
     ) -> Result<Report, RuntimeError> {
         // The container may have exited while this checkpoint waited for the lock.
         let shim = self.running_shim(container).map_err(checkpoint_not_running)?;
@@ -127,7 +127,6 @@ impl Runtime {
         // An earlier checkpoint that was cancelled may have left its temporary file.
         self.discard_pending_checkpoint(&record.id)?;
         let pod = self.pod(&record.pod_id)?;
-        let documents_record = self.documents_source(&record, &injections);
         let temporary = format!(".{}.partial", hex(&rand::random::<[u8; 8]>()));
         debug_assert_eq!(temporary.len(), TEMPORARY_NAME_BYTES);
         let temporary = location.with_file_name(temporary);
@@ -137,13 +136,7 @@ impl Runtime {
             location: location.to_owned(),
             temporary: temporary.clone(),
             layout: self.config.archive_layout,
-            documents: documents(
-                self.config.archive_layout,
-                &documents_record,
-                &self.pod(&documents_record.pod_id)?,
-                jiff::Timestamp::now(),
-            )
-            .map_err(|error| RuntimeError::Internal(format!("failed to create the archive's documents: {error}")))?,
+            documents: self.checkpoint_documents(&record)?,
             log: record.log.clone(),
             freeze: self.config.freeze,
             freeze_timeout: self.config.freeze_timeout,
@@ -151,7 +144,6 @@ impl Runtime {
             fsync: self.config.fsync,
             strict: self.config.strict_capture,
             delay: self.next_delay(&record, &pod)?,
-            injections,
         };
         self.save_pending_checkpoint(&record.id, location, &temporary)?;
         let result = loop {
@@ -161,7 +153,7 @@ impl Runtime {
                 ..job.clone()
             };
             let id = &container.id;
-            let call = shim.checkpoint(job, |phase: Phase| {
+            let call = shim.checkpoint(job, faults.clone(), |phase: Phase| {
                 tracing::debug!(container = id, ?phase, "checkpoint")
             });
             let result = match remaining {
@@ -195,10 +187,20 @@ impl Runtime {
             // If the shim was killed, the temporary file still exists.
             Err(_) => self.discard_pending_checkpoint(&record.id)?,
         }
-        result.map_err(|failure| RuntimeError::Checkpoint {
-            id: record.id.clone(),
-            failure,
+        result.map_err(|failure| match failure.kind {
+            ErrorKind::DirectoryMissing => RuntimeError::ParentDirMissing(parent_of(location).to_owned()),
+            _ => RuntimeError::Checkpoint {
+                id: record.id.clone(),
+                failure,
+            },
         })
+    }
+
+    /// The members of an archive that describe a container.
+    pub(crate) fn checkpoint_documents(&self, record: &ContainerRecord) -> Result<Vec<Document>, RuntimeError> {
+        let pod = self.pod(&record.pod_id)?;
+        documents(self.config.archive_layout, record, &pod, jiff::Timestamp::now())
+            .map_err(|error| RuntimeError::Internal(format!("failed to create the archive's documents: {error}")))
     }
 
     fn next_delay(
@@ -285,20 +287,21 @@ fn check_location(location: &str) -> Result<PathBuf, RuntimeError> {
     Ok(path.to_owned())
 }
 
-/// Checks that an archive can be created at the location.
+fn parent_of(location: &Path) -> &Path {
+    location.parent().unwrap_or(Path::new("/"))
+}
+
+/// Checks that an archive can be created at the location. The engine finds a missing directory.
 ///
 /// # Errors
 ///
-/// `ParentDirMissing` if the parent directory does not exist; `InvalidArgument` if the parent is not a directory,
-/// something other than a regular file exists at the location, or a name is too long; `Store` if a path cannot be
-/// inspected.
+/// `InvalidArgument` if the parent is not a directory, something other than a regular file exists at the location, or a
+/// name is too long; `Store` if a path cannot be inspected.
 fn check_parent_dir(location: &Path) -> Result<(), RuntimeError> {
-    let dir = location.parent().unwrap_or(Path::new("/"));
+    let dir = parent_of(location);
     match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(RuntimeError::ParentDirMissing(dir.to_owned()));
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENAMETOOLONG | libc::ELOOP)) => {
             return Err(RuntimeError::InvalidArgument(format!(
                 "checkpoint location {location:?}: {error}"
@@ -345,10 +348,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(check_parent_dir(&file).is_ok());
         assert!(check_parent_dir(&dir.path().join("new")).is_ok());
-        assert!(matches!(
-            check_parent_dir(&dir.path().join("none/a.tar")),
-            Err(RuntimeError::ParentDirMissing(_))
-        ));
+        assert!(check_parent_dir(&dir.path().join("none/a.tar")).is_ok());
         assert!(matches!(
             check_parent_dir(&file.join("a.tar")),
             Err(RuntimeError::InvalidArgument(_))

@@ -1,12 +1,6 @@
 //! One container: its record on disk, its state, and the handle of its shim.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{path::PathBuf, sync::Mutex};
 
 use cri_proto::runtime::v1;
 use serde::{Deserialize, Serialize};
@@ -148,18 +142,6 @@ pub struct Container {
     pub(crate) start_lock: tokio::sync::Mutex<()>,
     /// Held during a checkpoint; further checkpoints of the container wait.
     pub(crate) checkpoint_lock: tokio::sync::Mutex<()>,
-    pub(crate) injected: InjectedState,
-}
-
-/// Defects of a container that remain after the checkpoint that they were injected into.
-#[derive(Debug, Default)]
-pub(crate) struct InjectedState {
-    pub(crate) refuse_next_checkpoint: AtomicBool,
-    /// ContainerStatus reports CONTAINER_EXITED.
-    pub(crate) report_exited: AtomicBool,
-    pub(crate) refuse_exec: AtomicBool,
-    /// Notified to end running ExecSync commands of the test workload.
-    pub(crate) kill_execs: tokio::sync::Notify,
 }
 
 impl Container {
@@ -171,22 +153,12 @@ impl Container {
             last_cpu_sample: Mutex::default(),
             start_lock: tokio::sync::Mutex::default(),
             checkpoint_lock: tokio::sync::Mutex::default(),
-            injected: InjectedState::default(),
         }
     }
 
     /// Returns a copy of the current record.
     pub fn record(&self) -> ContainerRecord {
         self.record.borrow().clone()
-    }
-
-    /// The response of ContainerStatus without the verbose info, with injected defects.
-    pub fn status(&self) -> v1::ContainerStatus {
-        let mut status = self.record().status();
-        if self.injected.report_exited.load(Ordering::SeqCst) {
-            status.state = v1::ContainerState::ContainerExited as i32;
-        }
-        status
     }
 
     pub(crate) fn shim(&self) -> Option<Shim> {

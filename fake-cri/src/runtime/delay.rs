@@ -28,7 +28,7 @@ pub struct DelayModel {
     /// Which memory counts.
     pub memory: DelayMemoryArg,
     /// The phase that the delay extends.
-    pub phase: DelayPhaseArg,
+    pub phase: DelayPhase,
 }
 
 /// Which memory the delay model counts.
@@ -41,16 +41,6 @@ pub enum DelayMemoryArg {
     Pss,
     /// The size in the annotation `fake-cri.dev/checkpoint-memory`; resident pages without the annotation.
     Annotation,
-}
-
-/// The phase that the delay extends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum DelayPhaseArg {
-    /// While the container is frozen.
-    Freeze,
-    /// After the thaw, before the archive appears at its location.
-    #[default]
-    Write,
 }
 
 #[derive(Debug)]
@@ -87,10 +77,7 @@ impl DelaySampler {
             rate: self.model.rate,
             jitter_factor: 1.0 + self.model.jitter * (2.0 * self.rng.random::<f64>() - 1.0),
             memory,
-            phase: match self.model.phase {
-                DelayPhaseArg::Freeze => DelayPhase::Freeze,
-                DelayPhaseArg::Write => DelayPhase::Write,
-            },
+            phase: self.model.phase,
         })
     }
 }
@@ -174,7 +161,7 @@ mod tests {
             jitter: 0.1,
             seed: 7,
             memory: DelayMemoryArg::Annotation,
-            phase: DelayPhaseArg::Freeze,
+            phase: DelayPhase::Freeze,
         }
     }
 

@@ -17,7 +17,6 @@
 //! Ways to fail: see [`RuntimeError`]. A failed call leaves no partial object: the name is not reserved, no file
 //! exists.
 
-mod call_defects;
 mod checkpoint;
 mod clock;
 mod command;
@@ -47,6 +46,7 @@ mod unapplied_fields;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -56,7 +56,7 @@ pub use self::{
     checkpoint::CheckpointRequest,
     config::{CgroupDriver, Config, ExecMode},
     container::{Container, ContainerRecord},
-    delay::{DelayMemoryArg, DelayModel, DelayPhaseArg, MEMORY_ANNOTATION, parse_fraction, parse_rate, parse_size},
+    delay::{DelayMemoryArg, DelayModel, MEMORY_ANNOTATION, parse_fraction, parse_rate, parse_size},
     error::{ObjectKind, RuntimeError},
     pod::Pod,
     signal::{cri_signal_number, parse_signal},
@@ -86,8 +86,6 @@ pub struct Runtime {
     tables: Mutex<Tables>,
     delays: Option<Mutex<DelaySampler>>,
     pod_cidr: Mutex<String>,
-    /// Held during a checkpoint by faults that allow only one checkpoint at a time in the whole runtime.
-    serial_checkpoint_lock: tokio::sync::Mutex<()>,
     unapplied_fields: unapplied_fields::ReportedFields,
 }
 
@@ -112,7 +110,6 @@ impl Runtime {
             delays: config.delay.clone().map(|model| Mutex::new(DelaySampler::new(model))),
             tables: Mutex::default(),
             pod_cidr: Mutex::default(),
-            serial_checkpoint_lock: tokio::sync::Mutex::default(),
             unapplied_fields: unapplied_fields::ReportedFields::default(),
             store,
             config,
@@ -123,6 +120,11 @@ impl Runtime {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().expect("no holder of this lock panics")
+    }
+
+    /// The directory of a container in the state directory.
+    pub(crate) fn container_dir(&self, id: &str) -> PathBuf {
+        self.store.container_dir(id)
     }
 
     /// The canonical path of the state directory.

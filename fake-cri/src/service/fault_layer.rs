@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  request -> buffer the message -> resolve pod and container -> FaultEngine::decide
-//!               before: reply | delay | hang | drop the connection | crash
-//!               inner service, with Injections in the request's extensions
-//!               after: the same actions, instead of the response
+//!               before: error | delay | hang | drop the connection | crash
+//!               inner service, with CheckpointFaults in the request's extensions
+//!               after: the same effects, instead of the response
 //!  response  <- journal
 //! ```
 //!
@@ -32,9 +32,7 @@ use super::{
     call_recorder::{CallRecorder, RecordedBody, decode_to_json},
     frame, target,
 };
-use crate::fault::{
-    CallAction, CallTarget, FAULT_ANNOTATION, FaultEngine, Injections, Journal, ResolveTarget, Rpc, to_json,
-};
+use crate::fault::{CallTarget, Effect, FAULT_ANNOTATION, FaultEngine, Journal, ResolveTarget, Rpc, to_json};
 
 /// The limit for a request, as in containerd and CRI-O.
 const REQUEST_MAX_BYTES: usize = 16 << 20;
@@ -203,10 +201,10 @@ where
         }
         let decision = self.shared.engine.decide(self.rpc, &call_target);
         self.record.faults = decision.fired_rule_ids;
-        run_actions(&decision.before).await?;
+        run_effects(&decision.before, self.rpc).await?;
 
-        if !decision.injections.is_empty() {
-            parts.extensions.insert(Injections(decision.injections));
+        if !decision.checkpoint.is_empty() {
+            parts.extensions.insert(decision.checkpoint);
         }
         let request = http::Request::from_parts(parts, Body::new(Full::new(body)));
         let response = self
@@ -218,7 +216,7 @@ where
             true => RpcResponse::Stream(response),
             false => RpcResponse::unary(response).await?,
         };
-        run_actions(&decision.after).await?;
+        run_effects(&decision.after, self.rpc).await?;
         Ok(response)
     }
 
@@ -236,20 +234,32 @@ where
     }
 }
 
-async fn run_actions(actions: &[CallAction]) -> Result<(), CallEnd> {
-    for action in actions {
-        match action {
-            CallAction::Delay(span) => tokio::time::sleep(*span).await,
+/// Runs the effects before or after a call.
+async fn run_effects(effects: &[Effect], rpc: &Rpc) -> Result<(), CallEnd> {
+    let fail = |code, message: String| Err(CallEnd::Status(Status::new(code, message)));
+    for effect in effects {
+        match effect {
+            Effect::Delay(span) => tokio::time::sleep(*span).await,
             // The deadline in `run` or the cancellation by the caller drops this future.
-            CallAction::Hang => future::pending().await,
-            CallAction::Reply { code, message } => return Err(CallEnd::Status(Status::new(*code, message))),
-            CallAction::Drop => return Err(CallEnd::ConnectionDropped),
-            CallAction::Crash => {
+            Effect::Hang => future::pending().await,
+            Effect::Error(status) => return fail(status.code, status.message.clone()),
+            // The messages of grpc-go: of its generated servers, and of its dispatcher.
+            Effect::Unimplemented => {
+                return fail(Code::Unimplemented, format!("method {} not implemented", rpc.name()));
+            }
+            Effect::UnknownMethod => {
+                let message = format!("unknown method {} for service {}", rpc.name(), rpc.service());
+                return fail(Code::Unimplemented, message);
+            }
+            Effect::Disconnect => return Err(CallEnd::ConnectionDropped),
+            Effect::Crash => {
                 tracing::warn!("killed by a fault");
                 // SIGKILL does not return. If the kernel refuses the signal, abort.
                 let _ = raise(Signal::SIGKILL);
                 std::process::abort();
             }
+            // The grammar allows the other effects only in the phases of a checkpoint.
+            _ => {}
         }
     }
     Ok(())

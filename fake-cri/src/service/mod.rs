@@ -7,6 +7,7 @@
 //! ```
 
 mod authority;
+mod call_defects;
 mod call_recorder;
 mod conditions;
 mod connection;

@@ -8,13 +8,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Conditions,
+    call_defects::CallDefects,
     deadline::{caller_deadline, seconds_to_duration},
     status::unimplemented,
     translate,
 };
 use crate::{
     checkpoint::CancelFlag,
-    fault,
+    fault::CheckpointFaults,
     runtime::{CgroupDriver, CheckpointRequest, RUNTIME_HANDLERS, Runtime},
 };
 
@@ -26,13 +27,18 @@ type EmptyStream<T> = tokio_stream::Empty<Result<T, Status>>;
 #[derive(Clone, Debug)]
 pub struct RuntimeApi {
     runtime: Arc<Runtime>,
+    call_defects: Arc<CallDefects>,
     conditions: Arc<Conditions>,
 }
 
 impl RuntimeApi {
     /// Creates a service for a runtime. Status returns `conditions`.
     pub fn new(runtime: Arc<Runtime>, conditions: Arc<Conditions>) -> RuntimeApi {
-        RuntimeApi { runtime, conditions }
+        RuntimeApi {
+            call_defects: Arc::new(CallDefects::new(Arc::clone(&runtime))),
+            runtime,
+            conditions,
+        }
     }
 }
 
@@ -241,7 +247,7 @@ impl RuntimeService for RuntimeApi {
         let container = self.runtime.container(&request.container_id)?;
         let record = container.record();
         Ok(Response::new(v1::ContainerStatusResponse {
-            status: Some(container.status()),
+            status: Some(self.call_defects.status(&record)),
             info: match request.verbose {
                 true => translate::container_info(&self.runtime, &record),
                 false => Default::default(),
@@ -269,7 +275,7 @@ impl RuntimeService for RuntimeApi {
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> RuntimeRpcResult<v1::ExecSyncResponse> {
         let request = request.into_inner();
         let output = self
-            .runtime
+            .call_defects
             .exec(&request.container_id, request.cmd, seconds_to_duration(request.timeout))
             .await?;
         Ok(Response::new(v1::ExecSyncResponse {
@@ -305,20 +311,15 @@ impl RuntimeService for RuntimeApi {
         request: Request<v1::CheckpointContainerRequest>,
     ) -> RuntimeRpcResult<v1::CheckpointContainerResponse> {
         let deadline = caller_deadline(request.metadata(), Instant::now());
-        let injections = request
-            .extensions()
-            .get::<fault::Injections>()
-            .cloned()
-            .unwrap_or_default()
-            .0;
+        let faults = request.extensions().get::<CheckpointFaults>().cloned();
         let request = request.into_inner();
-        self.runtime
+        self.call_defects
             .checkpoint(CheckpointRequest {
                 container_id: request.container_id,
                 location: request.location,
                 timeout: request.timeout,
                 deadline,
-                injections,
+                faults: faults.unwrap_or_default(),
             })
             .await?;
         Ok(Response::new(Default::default()))

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     checkpoint::{self, ErrorKind, Failure},
+    fault::CheckpointFaults,
     process::ProcessId,
 };
 
@@ -240,6 +241,7 @@ impl Shim {
     pub async fn checkpoint(
         &self,
         job: checkpoint::Job,
+        faults: CheckpointFaults,
         mut on_phase: impl FnMut(checkpoint::Phase) + Send,
     ) -> Result<checkpoint::Report, Failure> {
         let failed = |error: ShimError| match error {
@@ -253,7 +255,7 @@ impl Shim {
             },
         };
         let mut socket = self.connect().await.map_err(failed)?;
-        send(&mut socket, &ShimRequest::Checkpoint(Box::new(job)))
+        send(&mut socket, &ShimRequest::Checkpoint(Box::new(job), faults))
             .await
             .map_err(failed)?;
         loop {

@@ -17,7 +17,7 @@ use std::{io, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{ExitRecord, ShimState, ShimStats};
-use crate::{checkpoint, process::ProcessId};
+use crate::{checkpoint, fault::CheckpointFaults, process::ProcessId};
 
 /// The longest accepted message. The largest are the documents of a checkpoint job, far below this limit.
 const MESSAGE_MAX_BYTES: usize = 64 << 20;
@@ -45,8 +45,8 @@ pub(super) enum ShimRequest {
     },
     /// Reopens the log.
     ReopenLog,
-    /// Checkpoints the container.
-    Checkpoint(Box<checkpoint::Job>),
+    /// Checkpoints the container, with these faults.
+    Checkpoint(Box<checkpoint::Job>, CheckpointFaults),
     /// Acknowledges the last [`ShimReply::Phase`].
     PhaseAck,
     /// Ends the shim. A running container is killed; a container that was never started has no exit record.

@@ -131,7 +131,7 @@ fn checkpointctl_shows_the_proc_state() {
         }
     });
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     drop(host);
     let mut truth = truth.into_inner().unwrap();
     truth.get_mut(&workload.pid()).unwrap().parent = 0;
@@ -228,7 +228,7 @@ fn checkpointctl_shows_the_proc_state() {
     }
     let mut later = job.clone();
     later.location = dir.path().join("later.tar");
-    checkpoint::run(&later, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+    checkpoint::run(&later, &TestHost::new(workload.pid()), &()).expect("the checkpoint succeeds");
     let archives: [&Path; 2] = [&job.location, &later.location];
     assert_eq!(changed_pids(archives), [killed_pid].into());
     assert_eq!(changed_pids([&job.location; 2]), [].into());

@@ -8,12 +8,15 @@ use std::{
     process::{Command, Stdio},
 };
 
-use fake_cri::checkpoint::{self, Freeze, InjectedEffect, Injection, Phase};
+use fake_cri::{
+    checkpoint::{self, Freeze, Phase},
+    fault::Effect,
+};
 use rstest::rstest;
 
 use crate::{
     corpus::STEP_COUNT,
-    host::{TestHost, job},
+    host::{TestHost, fault, job},
     programs::Program,
 };
 
@@ -80,11 +83,8 @@ fn checkpoint_mid_run(program: &mut Program, freeze: Freeze) -> PathBuf {
     // Strict: all state must be in the archive, so that the restore does not succeed by chance.
     job.strict = true;
     job.freeze = freeze;
-    job.injections = vec![Injection {
-        phase: Phase::Freeze,
-        effect: InjectedEffect::LeaveFrozen,
-    }];
-    let report = checkpoint::run(&job, &TestHost::new(program.pid())).expect("the checkpoint succeeds");
+    let hooks = fault(Phase::Freeze, Effect::LeaveFrozen);
+    let report = checkpoint::run(&job, &TestHost::new(program.pid()), &hooks).expect("the checkpoint succeeds");
     assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     job.location
 }

@@ -55,7 +55,7 @@ fn other_tracer_is_named_in_the_error() {
     let tracer = is_seized.recv().unwrap();
     let host = TestHost::new(workload.pid());
     let job = job(workload.pid(), dir.path());
-    let failure = checkpoint::run(&job, &host).unwrap_err();
+    let failure = checkpoint::run(&job, &host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
     for part in [
         format!("process {child} "),
@@ -69,7 +69,7 @@ fn other_tracer_is_named_in_the_error() {
     debugger.join().unwrap();
     assert_running_untraced(workload.pid());
     assert!(workload.count() > 0);
-    checkpoint::run(&job, &host).expect("the next call succeeds");
+    checkpoint::run(&job, &host, &()).expect("the next call succeeds");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn endless_vfork_fails_and_thaws() {
     let mut job = job(workload.pid(), dir.path());
     job.freeze_timeout = Duration::from_millis(200);
     let host = TestHost::new(workload.pid());
-    let failure = checkpoint::run(&job, &host).unwrap_err();
+    let failure = checkpoint::run(&job, &host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
     assert!(failure.message.contains("(vforker)"), "{}", failure.message);
     assert!(failure.message.contains("waits in vfork"), "{}", failure.message);
@@ -98,7 +98,7 @@ fn endless_vfork_fails_and_thaws() {
 
     job.freeze_timeout = Duration::from_secs(100);
     job.deadline = Some(Duration::from_millis(200));
-    let failure = checkpoint::run(&job, &host).unwrap_err();
+    let failure = checkpoint::run(&job, &host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);
     assert_running_untraced(workload.pid());
 }
@@ -112,7 +112,7 @@ fn finished_vfork_is_waited_for() {
     wait_until("the vfork", || descendants(workload.pid()).len() == 2);
     let dir = tempfile::tempdir().unwrap();
     let host = TestHost::new(workload.pid());
-    checkpoint::run(&job(workload.pid(), dir.path()), &host).expect("the freeze waits for the vfork");
+    checkpoint::run(&job(workload.pid(), dir.path()), &host, &()).expect("the freeze waits for the vfork");
     assert_running_untraced(workload.pid());
 }
 
@@ -128,7 +128,7 @@ fn stopped_process_stays_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
     for _ in 0..3 {
-        checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+        checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
         wait_until("it to stay stopped", || stat(pid).unwrap().0 == 'T');
     }
     let core = ArchiveContents::read(&job.location).core(pid).tc.unwrap();
@@ -161,7 +161,7 @@ fn short_lived_tasks_are_frozen() {
             }
         });
         let job = job(workload.pid(), dir.path());
-        checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+        checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
         let threads = task_states.lock().unwrap();
         assert!(
             threads.iter().all(|(_, state)| matches!(state, 't' | 'Z' | 'X')),
@@ -184,7 +184,7 @@ fn death_during_the_dump_is_reported_to_the_host() {
             wait_until("its end", || stat(pid).is_none_or(|(state, ..)| state == 'Z'));
         }
     });
-    let failure = checkpoint::run(&job(pid, dir.path()), &host).unwrap_err();
+    let failure = checkpoint::run(&job(pid, dir.path()), &host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
     assert_dir_entries(dir.path(), &[]);
     // Either the wait of the tracer consumed the exit and reported it to the host, or the zombie still exists.
@@ -209,7 +209,7 @@ fn exited_container_is_not_running() {
     let job = job(sleeper.pid(), dir.path());
     let pid = sleeper.pid();
     drop(sleeper);
-    let failure = checkpoint::run(&job, &TestHost::new(pid)).unwrap_err();
+    let failure = checkpoint::run(&job, &TestHost::new(pid), &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
     assert_dir_entries(dir.path(), &[]);
 }
@@ -221,7 +221,7 @@ fn other_users_process_is_refused() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let failure = checkpoint::run(&job(1, dir.path()), &Pid1Host).unwrap_err();
+    let failure = checkpoint::run(&job(1, dir.path()), &Pid1Host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Freeze);
     assert!(failure.message.contains("process 1 "), "{}", failure.message);
     assert!(
@@ -246,7 +246,6 @@ impl checkpoint::Host for Pid1Host {
         false
     }
     fn on_exited(&self, _: i32, _: i32) {}
-    fn crash_runtime(&self) {}
 }
 
 /// A cgroup for a test. Dropping it thaws the cgroup, moves its processes to the parent and removes the cgroup.
@@ -299,7 +298,7 @@ fn frozen_cgroup_is_named_in_the_error() {
         let dir = tempfile::tempdir().unwrap();
         let host = TestHost::new(workload.pid());
         let job = job(workload.pid(), dir.path());
-        let failure = checkpoint::run(&job, &host).unwrap_err();
+        let failure = checkpoint::run(&job, &host, &()).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::FrozenCgroup, "{}", failure.message);
         assert!(
             failure.message.contains(&cgroup.dir.display().to_string()),
@@ -308,7 +307,7 @@ fn frozen_cgroup_is_named_in_the_error() {
         );
         assert!(!job.location.exists());
         cgroup.set(thawed);
-        checkpoint::run(&job, &host).expect("the process is thawed");
+        checkpoint::run(&job, &host, &()).expect("the process is thawed");
     }
     if created == 0 {
         eprintln!("skipped: cannot create a freezer cgroup");

@@ -177,7 +177,7 @@ pub(crate) fn check_shape(mut shape: Shape, freeze: Freeze) {
     });
     let mut job = job(workload.pid(), dir.path());
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     keep_archive(&job.location);
     let copied = freeze == Freeze::Snapshot;
     let log = ArchiveContents::read(&job.location).log();

@@ -13,6 +13,7 @@ use std::{
 
 use fake_cri::{
     checkpoint::{Document, Freeze, Host, Job, Phase},
+    fault::{CheckpointFaults, CheckpointHooks, Effect, Injection},
     process::ProcessId,
 };
 
@@ -26,7 +27,6 @@ pub(crate) struct TestHost<'a> {
     pub(crate) phases: Mutex<Vec<Phase>>,
     pub(crate) exits: Mutex<Vec<(i32, i32)>>,
     pub(crate) cancelled: AtomicBool,
-    pub(crate) crashed: AtomicBool,
 }
 
 impl<'a> TestHost<'a> {
@@ -41,7 +41,6 @@ impl<'a> TestHost<'a> {
             phases: Mutex::default(),
             exits: Mutex::default(),
             cancelled: AtomicBool::new(false),
-            crashed: AtomicBool::new(false),
         }
     }
 
@@ -66,11 +65,6 @@ impl Host for TestHost<'_> {
 
     fn on_exited(&self, pid: i32, status: i32) {
         self.exits.lock().unwrap().push((pid, status));
-    }
-
-    fn crash_runtime(&self) {
-        self.crashed.store(true, Ordering::SeqCst);
-        self.cancel();
     }
 }
 
@@ -109,6 +103,20 @@ pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
         .collect()
 }
 
+/// Hooks with one fault.
+pub(crate) fn fault(phase: Phase, effect: Effect) -> CheckpointHooks<'static> {
+    let injections = vec![Injection { phase, effect }];
+    faults(CheckpointFaults {
+        injections,
+        defects: Vec::new(),
+    })
+}
+
+/// Hooks with these faults.
+pub(crate) fn faults(faults: CheckpointFaults) -> CheckpointHooks<'static> {
+    CheckpointHooks::new(faults, || panic!("no crash is injected"))
+}
+
 /// A job that writes `checkpoint.tar` in this directory, with the four documents of an engine.
 pub(crate) fn job(init: i32, dir: &Path) -> Job {
     let document = |name: &str, content: &str| Document {
@@ -137,7 +145,6 @@ pub(crate) fn job(init: i32, dir: &Path) -> Job {
         fsync: false,
         strict: false,
         delay: None,
-        injections: Vec::new(),
     }
 }
 

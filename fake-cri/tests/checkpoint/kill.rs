@@ -44,7 +44,7 @@ fn killing_the_container_during_the_dump_leaves_no_snapshot() {
                 }
             });
             // The snapshot has the state of the killed process.
-            checkpoint::run(&job, &TestHost::new(pid)).expect("the snapshot is complete");
+            checkpoint::run(&job, &TestHost::new(pid), &()).expect("the snapshot is complete");
             killer.join().unwrap()
         });
         let (copy, started) = copy;
@@ -98,7 +98,6 @@ impl checkpoint::Host for SignallingHost<'_> {
             self.signal_kill.send(()).unwrap();
         }
     }
-    fn crash_runtime(&self) {}
 }
 
 #[rstest]
@@ -145,7 +144,7 @@ fn killing_a_process_at_any_instant_leaves_no_snapshot(
                 }
                 kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
             });
-            checkpoint::run(&job, &host)
+            checkpoint::run(&job, &host, &())
         });
         match result {
             Ok(_) => assert_dir_entries(dir.path(), &["checkpoint.tar"]),

@@ -4,7 +4,6 @@ use std::{
     fs::{self, OpenOptions},
     io::Write as _,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink},
-    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -13,7 +12,7 @@ use fake_cri::checkpoint::{self, ErrorKind, Phase};
 use crate::{
     archive::ArchiveContents,
     host::{TestHost, assert_dir_entries, assert_running_untraced, job},
-    workload::{Shape, Sleeper, Workload},
+    workload::Sleeper,
 };
 
 #[test]
@@ -24,7 +23,7 @@ fn longer_file_is_replaced() {
     fs::write(&job.location, vec![b'x'; 5_000_000]).unwrap();
     fs::set_permissions(&job.location, fs::Permissions::from_mode(0o644)).unwrap();
     job.fsync = true;
-    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).expect("the checkpoint succeeds");
     let metadata = fs::metadata(&job.location).unwrap();
     assert_eq!(
         (metadata.len(), metadata.mode() & 0o7777),
@@ -42,7 +41,7 @@ fn symlink_is_refused() {
     fs::write(&precious, "keep me").unwrap();
     symlink(&precious, &job.location).unwrap();
     let host = TestHost::new(sleeper.pid());
-    let failure = checkpoint::run(&job, &host).unwrap_err();
+    let failure = checkpoint::run(&job, &host, &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
     assert!(failure.message.contains("a symlink"), "{}", failure.message);
     assert!(host.phases.lock().unwrap().is_empty());
@@ -58,7 +57,7 @@ fn existing_temporary_is_not_opened() {
     let precious = dir.path().join("precious");
     fs::write(&precious, "keep me").unwrap();
     symlink(&precious, &job.temporary).unwrap();
-    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
     assert_eq!(fs::read_to_string(&precious).unwrap(), "keep me");
     assert!(!job.location.exists());
@@ -72,7 +71,7 @@ fn missing_directory_fails_before_the_freeze() {
     for subpath in ["missing", "file"] {
         let job = job(sleeper.pid(), &dir.path().join(subpath));
         let host = TestHost::new(sleeper.pid());
-        let failure = checkpoint::run(&job, &host).unwrap_err();
+        let failure = checkpoint::run(&job, &host, &()).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::DirectoryMissing, "{}", failure.message);
         assert!(failure.message.contains("checkpoint.tar"), "{}", failure.message);
         assert!(host.phases.lock().unwrap().is_empty());
@@ -86,7 +85,7 @@ fn directory_at_the_location_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(sleeper.pid(), dir.path());
     fs::create_dir(&job.location).unwrap();
-    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     assert_running_untraced(sleeper.pid());
@@ -108,7 +107,7 @@ fn fifo_created_during_the_dump_is_kept() {
                 nix::unistd::mkfifo(&job.location, nix::sys::stat::Mode::S_IRWXU).unwrap();
             }
         });
-        let failure = checkpoint::run(&job, &host).unwrap_err();
+        let failure = checkpoint::run(&job, &host, &()).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::Location, "{}", failure.message);
         assert!(failure.message.contains("a FIFO"), "{}", failure.message);
         assert_dir_entries(dir.path(), &["checkpoint.tar"]);
@@ -128,7 +127,7 @@ fn temporary_has_mode_600() {
         modes.fetch_or(metadata.mode() & 0o7777, Ordering::SeqCst);
         assert!(!job.location.exists(), "the archive appears only at the end");
     });
-    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     assert_eq!(modes.load(Ordering::SeqCst), 0o600);
 }
 
@@ -147,7 +146,7 @@ fn log_is_copied_as_of_the_freeze() {
             log.write_all(b"two\n").unwrap();
         }
     });
-    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     assert_eq!(
         contents.members["container.log"],
@@ -159,7 +158,7 @@ fn log_is_copied_as_of_the_freeze() {
             OpenOptions::new().write(true).open(&log).unwrap().set_len(4).unwrap();
         }
     });
-    checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     let copy = &contents.members["container.log"];
     assert!(
@@ -169,48 +168,8 @@ fn log_is_copied_as_of_the_freeze() {
     assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("truncated meanwhile"));
 
     job.log = Some(logs.path().join("none.log"));
-    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("a checkpoint without its log");
+    checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).expect("a checkpoint without its log");
     let contents = ArchiveContents::read(&job.location);
     assert!(contents.members["container.log"].is_empty());
     assert!(String::from_utf8_lossy(&contents.members["dump.log"]).contains("none.log"));
-}
-
-/// A small tmpfs. Mounting one requires root.
-struct SmallTmpfs(PathBuf);
-
-impl SmallTmpfs {
-    fn mount(at: &Path) -> Option<Self> {
-        use nix::mount::{MsFlags, mount};
-        let options = "size=256k";
-        match mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)) {
-            Ok(()) => Some(Self(at.to_owned())),
-            Err(errno) => {
-                eprintln!("skipped: no small file system can be mounted here: {errno}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallTmpfs {
-    fn drop(&mut self) {
-        nix::mount::umount(&self.0).expect("no other owner");
-    }
-}
-
-#[test]
-fn full_tmpfs_leaves_no_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallTmpfs::mount(dir.path()) else {
-        return;
-    };
-    let workload = Workload::start(&Shape {
-        sparse_pages: 400,
-        ..Shape::default()
-    });
-    let failure = checkpoint::run(&job(workload.pid(), &disk.0), &TestHost::new(workload.pid())).unwrap_err();
-    assert_eq!(failure.kind, ErrorKind::NoSpace, "{}", failure.message);
-    assert_dir_entries(&disk.0, &[]);
-    assert_running_untraced(workload.pid());
-    workload.count();
 }

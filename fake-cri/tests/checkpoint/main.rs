@@ -10,6 +10,7 @@ mod checkpointctl;
 mod corpus;
 #[cfg(target_arch = "x86_64")]
 mod criu_restore;
+mod disk_full;
 mod freeze;
 #[cfg(target_arch = "x86_64")]
 mod ground_truth;

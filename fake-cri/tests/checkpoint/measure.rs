@@ -53,7 +53,7 @@ fn measure_checkpoints() {
         // Resets the peak (proc_pid_clear_refs(5)).
         fs::write("/proc/self/clear_refs", "5").unwrap();
         let before = status_bytes("VmRSS:");
-        let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+        let report = checkpoint::run(&job, &TestHost::new(workload.pid()), &()).expect("the checkpoint succeeds");
         // The kernel updates the counters late, so a small growth can appear as a decrease.
         let grown = status_bytes("VmHWM:").saturating_sub(before);
         max_growth = max_growth.max(grown);

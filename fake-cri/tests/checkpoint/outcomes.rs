@@ -9,16 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake_cri::checkpoint::{self, Delay, DelayMemory, DelayPhase, ErrorKind, InjectedEffect, Injection, Phase};
+use fake_cri::{
+    checkpoint::{self, Delay, DelayMemory, DelayPhase, ErrorKind, Phase},
+    fault::{CheckpointFaults, CheckpointHooks, Effect, ErrorStatus, Injection},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use rstest::rstest;
+use tonic::Code;
 
 use crate::{
     archive::ArchiveContents,
-    host::{TestHost, assert_dir_entries, assert_running_untraced, job, stat},
+    host::{TestHost, assert_dir_entries, assert_running_untraced, fault, faults, job, stat},
     workload::{Shape, Workload},
 };
 
@@ -53,7 +57,7 @@ fn cancelling_stops_the_checkpoint(#[values(Phase::Freeze, Phase::Capture, Phase
         ..TestHost::new(workload.pid())
     };
     // One host gets the phases, the other one decides about cancellation. The engine sees a single host.
-    let failure = checkpoint::run(&job(workload.pid(), dir.path()), &SplitHost(&canceller, &host)).unwrap_err();
+    let failure = checkpoint::run(&job(workload.pid(), dir.path()), &SplitHost(&canceller, &host), &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Cancelled);
     assert_dir_entries(dir.path(), &[]);
     assert_keeps_running(&workload);
@@ -75,23 +79,19 @@ impl checkpoint::Host for SplitHost<'_> {
     fn on_exited(&self, pid: i32, status: i32) {
         self.0.on_exited(pid, status);
     }
-    fn crash_runtime(&self) {
-        self.0.crash_runtime();
-    }
 }
 
 #[rstest]
 fn deadline_stops_the_checkpoint(
     #[values(Phase::Freeze, Phase::Capture, Phase::Write, Phase::Finish)] phase: Phase,
-    #[values(InjectedEffect::Hang, InjectedEffect::Delay(Duration::from_secs(1000)))] effect: InjectedEffect,
+    #[values(Effect::Hang, Effect::Delay(Duration::from_secs(1000)))] effect: Effect,
 ) {
     let workload = small_workload();
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(workload.pid(), dir.path());
     job.deadline = Some(Duration::from_millis(300));
-    job.injections = vec![Injection { phase, effect }];
     let started = Instant::now();
-    let failure = checkpoint::run(&job, &TestHost::new(workload.pid())).unwrap_err();
+    let failure = checkpoint::run(&job, &TestHost::new(workload.pid()), &fault(phase, effect)).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::DeadlineExceeded);
     assert!(started.elapsed() >= Duration::from_millis(300));
     assert_dir_entries(dir.path(), &[]);
@@ -101,7 +101,7 @@ fn deadline_stops_the_checkpoint(
 /// Runs a checkpoint of a small workload with one injection. Returns the result and the files in the directory.
 fn run_with_fault(
     phase: Phase,
-    effect: InjectedEffect,
+    effect: Effect,
 ) -> (
     Result<checkpoint::Report, checkpoint::Failure>,
     Vec<u8>,
@@ -110,9 +110,8 @@ fn run_with_fault(
 ) {
     let workload = small_workload();
     let dir = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), dir.path());
-    job.injections = vec![Injection { phase, effect }];
-    let result = checkpoint::run(&job, &TestHost::new(workload.pid()));
+    let job = job(workload.pid(), dir.path());
+    let result = checkpoint::run(&job, &TestHost::new(workload.pid()), &fault(phase, effect));
     assert_keeps_running(&workload);
     let mode = fs::metadata(&job.location).map_or(0, |metadata| metadata.mode() & 0o7777);
     let names = fs::read_dir(dir.path())
@@ -128,10 +127,10 @@ fn injected_error_message_is_unchanged(
 ) {
     let (result, _, _, names) = run_with_fault(
         phase,
-        InjectedEffect::Error {
-            code: 13,
+        Effect::Error(ErrorStatus {
+            code: Code::Internal,
             message: "disk on fire".to_owned(),
-        },
+        }),
     );
     let failure = result.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Injected(13));
@@ -143,7 +142,7 @@ fn injected_error_message_is_unchanged(
 #[case::at_once(0)]
 #[case::in_the_middle(70_000)]
 fn full_disk_leaves_no_file(#[case] after: u64) {
-    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::NoSpace { after });
+    let (result, _, _, names) = run_with_fault(Phase::Write, Effect::NoSpace(after));
     let failure = result.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NoSpace, "{}", failure.message);
     assert!(failure.message.contains("No space left"), "{}", failure.message);
@@ -154,7 +153,7 @@ fn full_disk_leaves_no_file(#[case] after: u64) {
 #[case::at_once(0)]
 #[case::in_the_middle(70_000)]
 fn io_error_leaves_no_file(#[case] after: u64) {
-    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::IoError { after });
+    let (result, _, _, names) = run_with_fault(Phase::Write, Effect::IoError(after));
     let failure = result.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Write, "{}", failure.message);
     assert!(failure.message.contains("Input/output error"), "{}", failure.message);
@@ -163,32 +162,32 @@ fn io_error_leaves_no_file(#[case] after: u64) {
 
 #[test]
 fn archive_defects_are_applied() {
-    let (result, complete, mode, _) = run_with_fault(Phase::Write, InjectedEffect::Delay(Duration::ZERO));
+    let (result, complete, mode, _) = run_with_fault(Phase::Write, Effect::Delay(Duration::ZERO));
     assert_eq!(result.unwrap().archive_bytes, complete.len() as u64);
     assert_eq!(mode, 0o600);
 
-    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::PartialArchive { percent: 50 });
+    let (result, bytes, ..) = run_with_fault(Phase::Write, Effect::PartialArchive(50));
     assert_eq!(result.unwrap_err().kind, ErrorKind::Write);
     assert!((1000..complete.len() * 3 / 4).contains(&bytes.len()), "{}", bytes.len());
 
-    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::TruncatedArchive { percent: 50 });
+    let (result, bytes, ..) = run_with_fault(Phase::Write, Effect::TruncatedArchive(50));
     assert_eq!(result.unwrap().archive_bytes, bytes.len() as u64);
     assert!((1000..complete.len() * 3 / 4).contains(&bytes.len()), "{}", bytes.len());
 
-    let (result, bytes, _, names) = run_with_fault(Phase::Write, InjectedEffect::EmptyArchive);
+    let (result, bytes, _, names) = run_with_fault(Phase::Write, Effect::EmptyArchive);
     result.expect("the checkpoint succeeds");
     assert!(bytes.is_empty());
     assert_eq!(names, ["checkpoint.tar"]);
 
-    let (result, _, _, names) = run_with_fault(Phase::Write, InjectedEffect::NoArchive);
+    let (result, _, _, names) = run_with_fault(Phase::Write, Effect::NoArchive);
     result.expect("the checkpoint succeeds");
     assert_eq!(names, [""; 0]);
 
-    let (result, _, mode, _) = run_with_fault(Phase::Write, InjectedEffect::Mode(0o644));
+    let (result, _, mode, _) = run_with_fault(Phase::Write, Effect::Mode(0o644));
     result.expect("the checkpoint succeeds");
     assert_eq!(mode, 0o644);
 
-    let (result, bytes, ..) = run_with_fault(Phase::Write, InjectedEffect::CorruptArchive);
+    let (result, bytes, ..) = run_with_fault(Phase::Write, Effect::CorruptArchive);
     result.expect("the checkpoint succeeds");
     let mut tar = tar::Archive::new(&*bytes);
     assert!(
@@ -201,13 +200,16 @@ fn archive_defects_are_applied() {
 fn members_can_be_omitted() {
     let workload = small_workload();
     let dir = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), dir.path());
+    let job = job(workload.pid(), dir.path());
     let omit = |glob: &str| Injection {
         phase: Phase::Write,
-        effect: InjectedEffect::OmitMember(glob.to_owned()),
+        effect: Effect::Omit(glob.to_owned()),
     };
-    job.injections = vec![omit("checkpoint/core-*"), omit("**/inventory.img"), omit("spec.dump")];
-    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+    let hooks = faults(CheckpointFaults {
+        injections: vec![omit("checkpoint/core-*"), omit("**/inventory.img"), omit("spec.dump")],
+        defects: Vec::new(),
+    });
+    checkpoint::run(&job, &TestHost::new(workload.pid()), &hooks).expect("the checkpoint succeeds");
     let members = ArchiveContents::read(&job.location).members;
     assert!(
         members
@@ -225,12 +227,9 @@ fn container_can_be_left_frozen(#[values(Phase::Freeze, Phase::Capture, Phase::W
         ..Shape::default()
     });
     let dir = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), dir.path());
-    job.injections = vec![Injection {
-        phase,
-        effect: InjectedEffect::LeaveFrozen,
-    }];
-    checkpoint::run(&job, &TestHost::new(workload.pid())).expect("all else is done");
+    let job = job(workload.pid(), dir.path());
+    let hooks = fault(phase, Effect::LeaveFrozen);
+    checkpoint::run(&job, &TestHost::new(workload.pid()), &hooks).expect("all else is done");
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     for process in crate::host::descendants(workload.pid()) {
         let until = Instant::now() + Duration::from_secs(10);
@@ -247,12 +246,9 @@ fn container_can_be_left_frozen(#[values(Phase::Freeze, Phase::Capture, Phase::W
 fn container_can_be_killed(#[values(Phase::Freeze, Phase::Capture, Phase::Write)] phase: Phase) {
     let workload = small_workload();
     let dir = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), dir.path());
-    job.injections = vec![Injection {
-        phase,
-        effect: InjectedEffect::KillContainer,
-    }];
-    let failure = checkpoint::run(&job, &TestHost::new(workload.pid())).unwrap_err();
+    let job = job(workload.pid(), dir.path());
+    let hooks = fault(phase, Effect::KillContainer);
+    let failure = checkpoint::run(&job, &TestHost::new(workload.pid()), &hooks).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::NotRunning, "{}", failure.message);
     assert_dir_entries(dir.path(), &[]);
     assert!(stat(workload.pid()).is_none_or(|(state, ..)| state == 'Z'));
@@ -264,14 +260,17 @@ fn runtime_crash_cancels_the_checkpoint(
 ) {
     let workload = small_workload();
     let dir = tempfile::tempdir().unwrap();
-    let mut job = job(workload.pid(), dir.path());
-    job.injections = vec![Injection {
-        phase,
-        effect: InjectedEffect::CrashRuntime,
-    }];
+    let job = job(workload.pid(), dir.path());
     let host = TestHost::new(workload.pid());
-    let failure = checkpoint::run(&job, &host).unwrap_err();
-    assert!(host.crashed.load(std::sync::atomic::Ordering::SeqCst));
+    let faults = CheckpointFaults {
+        injections: vec![Injection {
+            phase,
+            effect: Effect::Crash,
+        }],
+        defects: Vec::new(),
+    };
+    let hooks = CheckpointHooks::new(faults, || host.cancel());
+    let failure = checkpoint::run(&job, &host, &hooks).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Cancelled);
     assert_dir_entries(dir.path(), &[]);
     assert_keeps_running(&workload);
@@ -305,7 +304,7 @@ fn delay_model_is_applied(#[case] delay_phase: DelayPhase) {
             *capture_began_after.lock().unwrap() = began.elapsed();
         }
     });
-    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     let min_total = Duration::from_millis(600);
     assert!(report.total_time >= min_total, "{report:?}");
     if delay_phase == DelayPhase::Freeze {
@@ -333,7 +332,7 @@ fn container_runs_during_a_write_delay() {
         }
     });
     thread::scope(|scope| {
-        let checkpoint = scope.spawn(|| checkpoint::run(&job, &host));
+        let checkpoint = scope.spawn(|| checkpoint::run(&job, &host, &()));
         is_stopped.recv().unwrap();
         // The workload responds after the thaw. The checkpoint then still runs, for a day.
         workload.count();

@@ -114,7 +114,7 @@ fn parasite_queries_fill_the_core_image() {
     program.wait_for_steps(5);
     let pid = program.pid();
     let job = job(pid, dir.path());
-    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     keep_archive(&job.location);
     assert_running_untraced(pid);
     let contents = ArchiveContents::read(&job.location);
@@ -187,7 +187,7 @@ fn sessions_groups_and_zombies_are_dumped() {
     program.wait_for_steps(5);
     let pid = program.pid();
     let job = job(pid, dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     assert_eq!(report.processes, 4);
     let contents = ArchiveContents::read(&job.location);
@@ -240,7 +240,7 @@ fn vector_registers_are_dumped() {
     loop {
         let dir = tempfile::tempdir().unwrap();
         let job = job(pid, dir.path());
-        checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+        checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
         let floating = ArchiveContents::read(&job.location)
             .core(pid)
             .thread_info
@@ -278,7 +278,7 @@ fn socket_fown_and_options_are_dumped() {
     let pid = program.pid();
     let mut job = job(pid, dir.path());
     job.strict = true;
-    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     let contents = ArchiveContents::read(&job.location);
     let files = contents

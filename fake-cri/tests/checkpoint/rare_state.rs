@@ -87,7 +87,7 @@ pub(crate) fn checkpoint_archive(pid: i32, freeze: Freeze) -> ArchiveContents {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(pid, dir.path());
     job.freeze = freeze;
-    checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     ArchiveContents::read(&job.location)
 }
@@ -97,7 +97,7 @@ pub(crate) fn unsupported_by_strict(pid: i32) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(pid, dir.path());
     job.strict = true;
-    let failure = checkpoint::run(&job, &TestHost::new(pid)).expect_err("unsupported state");
+    let failure = checkpoint::run(&job, &TestHost::new(pid), &()).expect_err("unsupported state");
     assert_eq!(failure.kind, ErrorKind::UnsupportedState, "{}", failure.message);
     assert_running_untraced(pid);
     failure.message
@@ -535,7 +535,7 @@ fn wait_and_sigchld_do_not_show_snapshots() {
     for first in [pid, child, pid, child] {
         let dir = tempfile::tempdir().unwrap();
         let job = job(first, dir.path());
-        let report = checkpoint::run(&job, &TestHost::new(first)).expect("the checkpoint succeeds");
+        let report = checkpoint::run(&job, &TestHost::new(first), &()).expect("the checkpoint succeeds");
         assert!(report.used_snapshot, "{}", ArchiveContents::read(&job.location).log());
         // Earlier output may still be in the pipe. A line with a later timestamp comes after thousands of wait calls.
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();

@@ -23,7 +23,7 @@ fn sleeping_process_is_checkpointed(#[values(Freeze::Snapshot, Freeze::Full)] fr
     let mut job = job(sleeper.pid(), dir.path());
     job.strict = true;
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     assert_running_untraced(sleeper.pid());
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     let metadata = std::fs::metadata(&job.location).unwrap();
@@ -82,7 +82,7 @@ fn unsupported_state_is_in_the_log_or_the_error() {
     locked.lock().unwrap();
     let sleeper = Sleeper::with_input(locked);
     let mut job = job(sleeper.pid(), dir.path());
-    checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
+    checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).members.remove("dump.log").unwrap();
     let log = String::from_utf8(log).unwrap();
     let line = format!(
@@ -93,7 +93,7 @@ fn unsupported_state_is_in_the_log_or_the_error() {
 
     fs::remove_file(&job.location).unwrap();
     job.strict = true;
-    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid())).unwrap_err();
+    let failure = checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).unwrap_err();
     assert_eq!(failure.kind, ErrorKind::UnsupportedState);
     for part in ["--strict-capture", "the file locks of descriptor 0"] {
         assert!(failure.message.contains(part), "{}", failure.message);

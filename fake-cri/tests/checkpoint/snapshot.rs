@@ -64,7 +64,7 @@ fn snapshot_is_not_noticed() {
         });
         for _ in 0..5 {
             let before = workload.count();
-            let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+            let report = checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
             assert!(report.used_snapshot, "{}", ArchiveContents::read(&job.location).log());
             assert!(report.frozen_time < report.total_time);
             assert_no_extra_process(pid);
@@ -81,7 +81,7 @@ fn full_freeze_makes_no_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(sleeper.pid(), dir.path());
     job.freeze = Freeze::Full;
-    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid())).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(sleeper.pid()), &()).expect("the checkpoint succeeds");
     assert!(!report.used_snapshot);
     let log = ArchiveContents::read(&job.location).log();
     assert!(log.contains("full freeze: disabled by --freeze full"), "{log}");
@@ -98,7 +98,7 @@ fn process_that_denies_executable_memory_is_snapshotted() {
     });
     let dir = tempfile::tempdir().unwrap();
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid()), &()).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).log();
     assert!(report.used_snapshot, "{log}");
     if !log.contains("PR_SET_MDWE") {
@@ -123,7 +123,7 @@ fn process_at_its_fd_limit_is_snapshotted() {
     assert!(limited.expect("prlimit from util-linux is installed").success());
     let dir = tempfile::tempdir().unwrap();
     let job = job(workload.pid(), dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(workload.pid())).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(workload.pid()), &()).expect("the checkpoint succeeds");
     let contents = ArchiveContents::read(&job.location);
     let log = contents.log();
     assert!(report.used_snapshot, "{log}");
@@ -170,7 +170,7 @@ fn init_of_a_new_pid_namespace_is_not_snapshotted() {
     }
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     let log = ArchiveContents::read(&job.location).log();
     assert!(!report.used_snapshot && log.contains("namespace for children"), "{log}");
 }
@@ -200,7 +200,6 @@ impl checkpoint::Host for CancellingHost<'_> {
     fn on_exited(&self, pid: i32, status: i32) {
         self.host.on_exited(pid, status);
     }
-    fn crash_runtime(&self) {}
 }
 
 #[test]
@@ -220,7 +219,7 @@ fn cancelled_checkpoint_leaves_no_snapshot() {
             after: Duration::from_micros(instant * 700),
             thaw_began: std::sync::Mutex::default(),
         };
-        match checkpoint::run(&job, &host) {
+        match checkpoint::run(&job, &host, &()) {
             Ok(_) => fs::remove_file(&job.location).unwrap(),
             Err(failure) => {
                 assert_eq!(failure.kind, ErrorKind::Cancelled, "{}", failure.message);
@@ -290,7 +289,7 @@ impl ChangingHost<'_> {
     fn checkpoint(&self) {
         let dir = tempfile::tempdir().unwrap();
         let job = job(self.host.init, dir.path());
-        let report = checkpoint::run(&job, self).expect("the checkpoint succeeds");
+        let report = checkpoint::run(&job, self, &()).expect("the checkpoint succeeds");
         let contents = ArchiveContents::read(&job.location);
         assert!(report.used_snapshot, "{}", contents.log());
         assert!(self.input.lock().unwrap().is_none(), "the snapshot was not observed");
@@ -320,7 +319,6 @@ impl checkpoint::Host for ChangingHost<'_> {
     fn on_exited(&self, pid: i32, status: i32) {
         self.host.on_exited(pid, status);
     }
-    fn crash_runtime(&self) {}
 }
 
 #[rstest]

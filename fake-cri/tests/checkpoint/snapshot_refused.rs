@@ -23,7 +23,7 @@ fn checkpoint_archive(pid: i32) -> (Report, ArchiveContents) {
     let dir = tempfile::tempdir().unwrap();
     let job = job(pid, dir.path());
     let before: Vec<_> = descendants(pid);
-    let report = checkpoint::run(&job, &TestHost::new(pid)).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &TestHost::new(pid), &()).expect("the checkpoint succeeds");
     assert_running_untraced(pid);
     assert_eq!(descendants(pid), before, "no snapshot remains");
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);

@@ -37,7 +37,7 @@ fn times_match_the_wall_clock(#[values(Freeze::Snapshot, Freeze::Full)] freeze: 
     });
     let mut job = job(workload.pid(), dir.path());
     job.freeze = freeze;
-    let report = checkpoint::run(&job, &host).expect("the checkpoint succeeds");
+    let report = checkpoint::run(&job, &host, &()).expect("the checkpoint succeeds");
     assert_eq!(report.used_snapshot, freeze == Freeze::Snapshot);
     let contents = ArchiveContents::read(&job.location);
     let stats: StatsEntry = decode_single("stats-dump", Kind::Stats, &contents.members["stats-dump"]).unwrap();

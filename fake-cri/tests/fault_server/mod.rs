@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Buf, BufMut, Bytes};
 use fake_cri::{
-    fault::{CallTarget, FaultEngine, Injections, Journal, ResolveTarget},
+    fault::{CallTarget, CheckpointFaults, FaultEngine, Journal, ResolveTarget},
     service::{CriConnection, FaultLayer},
 };
 use http::{HeaderMap, HeaderValue};
@@ -32,7 +32,7 @@ use tower::Service;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReceivedCall {
     pub(crate) path: String,
-    pub(crate) injections: Option<Injections>,
+    pub(crate) faults: Option<CheckpointFaults>,
 }
 
 /// The server with its fault layer.
@@ -72,7 +72,7 @@ impl<const IMAGES: bool> Service<http::Request<Body>> for AnswerEveryRpc<IMAGES>
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         self.received_calls.lock().expect("no panic").push(ReceivedCall {
             path: request.uri().path().to_owned(),
-            injections: request.extensions().get::<Injections>().cloned(),
+            faults: request.extensions().get::<CheckpointFaults>().cloned(),
         });
         let mut frame = vec![0];
         frame.put_u32(self.response.len() as u32);

@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Duration};
 
 use fake_cri::{
-    checkpoint::{Delay, DelayMemory, DelayPhase, ErrorKind, Freeze, InjectedEffect, Injection, Job, Phase},
+    checkpoint::{Delay, DelayMemory, DelayPhase, ErrorKind, Freeze, Job, Phase},
+    fault::{CheckpointFaults, Effect, Injection},
     process::{ProcessId, pidfd, pstree},
     shim::Shim,
     workload::WorkloadOptions,
@@ -32,7 +33,6 @@ fn job(harness: &ShimHarness, init: ProcessId) -> Job {
         fsync: false,
         strict: false,
         delay: None,
-        injections: Vec::new(),
     }
 }
 
@@ -108,7 +108,9 @@ async fn the_container_keeps_running_and_the_shim_stays_small() {
     for _ in 0..3 {
         let mut phases = Vec::new();
         let report = shim
-            .checkpoint(job(&harness, init), |phase| phases.push(phase))
+            .checkpoint(job(&harness, init), CheckpointFaults::default(), |phase| {
+                phases.push(phase)
+            })
             .await
             .expect("the checkpoint succeeds");
         assert_eq!((report.processes, report.threads), (2, 6));
@@ -146,11 +148,13 @@ async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
         {
             // The future is dropped right after the phase. On a busy machine later phases may be reported together with
             // it.
-            let mut checkpoint = pin!(shim.checkpoint(job(&harness, init), |phase| {
-                if phase == target_phase {
-                    reached.notify_one();
-                }
-            }));
+            let mut checkpoint = pin!(
+                shim.checkpoint(job(&harness, init), CheckpointFaults::default(), |phase| {
+                    if phase == target_phase {
+                        reached.notify_one();
+                    }
+                })
+            );
             tokio::select! {
                 biased;
                 () = reached.notified() => cancelled += 1,
@@ -174,7 +178,10 @@ async fn client_disconnect_cancels_the_checkpoint(#[case] target_phase: Phase) {
 /// Checkpoints as soon as no other checkpoint is running.
 async fn checkpoint_when_free(harness: &ShimHarness, shim: &Shim, init: ProcessId) -> (usize, usize) {
     loop {
-        match shim.checkpoint(job(harness, init), |_| {}).await {
+        match shim
+            .checkpoint(job(harness, init), CheckpointFaults::default(), |_| {})
+            .await
+        {
             Ok(report) => return (report.processes, report.threads),
             Err(failure) => assert_eq!(failure.kind, ErrorKind::Busy, "{failure}"),
         }
@@ -194,7 +201,7 @@ async fn a_concurrent_checkpoint_is_refused_and_the_shim_stays_responsive(#[case
         delay: long_delay(within),
         ..job(&harness, init)
     };
-    let mut first = pin!(shim.checkpoint(slow, |phase| {
+    let mut first = pin!(shim.checkpoint(slow, CheckpointFaults::default(), |phase| {
         if phase == Phase::Write {
             capture_done.notify_one();
         }
@@ -202,7 +209,7 @@ async fn a_concurrent_checkpoint_is_refused_and_the_shim_stays_responsive(#[case
     let meanwhile = async {
         capture_done.notified().await;
         let failure = shim
-            .checkpoint(job(&harness, init), |_| {})
+            .checkpoint(job(&harness, init), CheckpointFaults::default(), |_| {})
             .await
             .expect_err("a checkpoint is running");
         assert_eq!(failure.kind, ErrorKind::Busy);
@@ -234,7 +241,7 @@ async fn a_container_killed_during_its_checkpoint_reports_the_signal(#[case] wit
     if let (false, Some(delay)) = (fails, &mut slow.delay) {
         delay.base = Duration::from_secs(1);
     }
-    let checkpoint = shim.checkpoint(slow, |phase| {
+    let checkpoint = shim.checkpoint(slow, CheckpointFaults::default(), |phase| {
         if phase == Phase::Write {
             capture_done.notify_one();
         }
@@ -284,14 +291,14 @@ async fn only_a_running_container_is_checkpointed() {
         .expect("the shim launches");
     let unknown_process = ProcessId { pid: 1, start_time: 0 };
     let failure = shim
-        .checkpoint(job(&harness, unknown_process), |_| {})
+        .checkpoint(job(&harness, unknown_process), CheckpointFaults::default(), |_| {})
         .await
         .expect_err("the container is not running");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
     assert!(failure.message.contains("created"), "{failure}");
     shim.shutdown().await.expect("the shim exits");
     let failure = shim
-        .checkpoint(job(&harness, unknown_process), |_| {})
+        .checkpoint(job(&harness, unknown_process), CheckpointFaults::default(), |_| {})
         .await
         .expect_err("the container is gone");
     assert_eq!(failure.kind, ErrorKind::NotRunning);
@@ -310,7 +317,7 @@ async fn exits_and_forks_around_the_freeze_are_not_lost() {
     harness.wait_line("heartbeat 1 ").await;
     for _ in 0..20 {
         let report = shim
-            .checkpoint(job(&harness, init), |_| {})
+            .checkpoint(job(&harness, init), CheckpointFaults::default(), |_| {})
             .await
             .expect("the checkpoint succeeds");
         assert!(report.processes >= 1);
@@ -333,7 +340,8 @@ async fn exec_processes_are_not_checkpointed() {
             (harness.processes().len() == 6).then_some(())
         })
         .await;
-        shim.checkpoint(job(&harness, init), |_| {}).await
+        shim.checkpoint(job(&harness, init), CheckpointFaults::default(), |_| {})
+            .await
     };
     tokio::select! {
         output = &mut exec => panic!("{output:?}"),
@@ -353,15 +361,15 @@ async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_
     let (shim, init) = start_workload(&harness).await;
     let process = shim.process();
     // With a pending fault, the shim waits until the phase is acknowledged.
-    let waiting_job = Job {
+    let faults = CheckpointFaults {
         injections: vec![Injection {
             phase: target_phase,
-            effect: InjectedEffect::Delay(Duration::ZERO),
+            effect: Effect::Delay(Duration::ZERO),
         }],
-        ..job(&harness, init)
+        defects: Vec::new(),
     };
     let failure = shim
-        .checkpoint(waiting_job, |phase| {
+        .checkpoint(job(&harness, init), faults, |phase| {
             if phase == target_phase {
                 assert!(pidfd::signal(process, libc::SIGKILL).expect("the process can be killed"));
             }

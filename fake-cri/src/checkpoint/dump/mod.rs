@@ -69,8 +69,9 @@ use super::{
     dump_log::DumpLog,
     error::Error,
     freeze::FrozenContainer,
+    hooks::Hooks,
     pages::PagesFile,
-    snapshot::{Prescan, SnapshotSet},
+    snapshot::{MemorySource, Prescan},
 };
 use crate::process::{self, ProcessId, proc_files};
 
@@ -164,15 +165,6 @@ struct CoreImage {
     entry: CoreEntry,
 }
 
-/// The processes whose memory is dumped.
-#[derive(Clone, Copy)]
-pub(crate) enum StateSource<'a> {
-    /// The frozen processes themselves.
-    Originals,
-    /// Their snapshots.
-    Snapshots(&'a SnapshotSet<'a>),
-}
-
 /// The images so far, and counters across all processes.
 struct ImageSetBuilder {
     images: Vec<CriuImage>,
@@ -192,15 +184,6 @@ impl ImageSetBuilder {
     }
 }
 
-/// Faults: tasks that are omitted from the dump.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OmittedTasks {
-    /// All processes except the init process.
-    pub(crate) all_but_init: bool,
-    /// The last thread of each process with several threads.
-    pub(crate) last_threads: bool,
-}
-
 /// Reads the state that must be known before any task executes a remote syscall or is snapshotted. A prescan provides
 /// the flags of mappings where possible.
 ///
@@ -210,12 +193,12 @@ pub(crate) struct OmittedTasks {
 pub(crate) fn scan_frozen<'a>(
     frozen: &'a FrozenContainer<'_>,
     init: ProcessId,
-    omitted: OmittedTasks,
+    hooks: &dyn Hooks,
     prescan: Option<&Prescan>,
     cancel: &CancelToken<'_>,
     log: &mut DumpLog,
 ) -> Result<FrozenScan<'a>, Error> {
-    let tree = Pstree::build(frozen, init.pid, omitted)?;
+    let tree = Pstree::build(frozen, init.pid, hooks)?;
     let mut ns_pids = NsPids::default();
     for node in tree.nodes() {
         let pid = node.process.pid();
@@ -452,7 +435,7 @@ impl FrozenDump {
     /// A process exited or cannot be read, the caller cancelled, or the deadline passed.
     pub(crate) fn finish(
         self,
-        source: StateSource<'_>,
+        source: MemorySource<'_>,
         cancel: &CancelToken<'_>,
         log: &mut DumpLog,
     ) -> Result<ImageSet, Error> {
@@ -477,8 +460,8 @@ impl FrozenDump {
             } = process;
             let pid = mm.process.pid;
             let source_tid = match source {
-                StateSource::Originals => mm.proc_tid,
-                StateSource::Snapshots(snapshots) => {
+                MemorySource::Originals => mm.proc_tid,
+                MemorySource::Snapshots(snapshots) => {
                     let snapshot_pid = snapshots.pid_of(mm.proc_tid).ok_or(Error::TaskExited { pid })?;
                     if let Some(syscall_insn) = mm.syscall_insn.filter(|_| queried) {
                         let (buffer, options) = (snapshots.buffer(snapshot_pid), libc::PTRACE_O_EXITKILL);
@@ -488,7 +471,7 @@ impl FrozenDump {
                     snapshot_pid
                 }
             };
-            if let StateSource::Snapshots(snapshots) = source {
+            if let MemorySource::Snapshots(snapshots) = source {
                 snapshots.restore_rseq(mm.proc_tid);
             }
             for CoreImage { id, mut entry, .. } in cores {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use cri_proto::criu::message::PstreeEntry;
 use procfs::process::{Stat, Status};
 
-use super::OmittedTasks;
 use crate::{
     checkpoint::{
         error::Error,
         freeze::{FrozenContainer, FrozenProcess},
+        hooks::Hooks,
     },
     process::proc_files::{self, StatusText},
 };
@@ -77,7 +77,7 @@ impl<'a> Pstree<'a> {
     /// # Errors
     ///
     /// [`Error::TaskExited`] if init or another process exited.
-    pub(super) fn build(frozen: &'a FrozenContainer<'_>, init: i32, omitted: OmittedTasks) -> Result<Self, Error> {
+    pub(super) fn build(frozen: &'a FrozenContainer<'_>, init: i32, hooks: &dyn Hooks) -> Result<Self, Error> {
         let mut nodes_by_pid = BTreeMap::new();
         let mut children: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
         let pids: BTreeSet<i32> = frozen.processes().map(FrozenProcess::pid).collect();
@@ -86,6 +86,11 @@ impl<'a> Pstree<'a> {
         }
         let init_status = read_status(init, init)?;
         let depth = init_status.values("NSpid:").count().saturating_sub(1);
+        let mut tasks = frozen
+            .processes()
+            .map(|process| (process.pid(), process.threads()))
+            .collect();
+        hooks.select_tasks(init, &mut tasks);
         for process in frozen.processes() {
             let pid = process.pid();
             let stat = proc_files::stat(pid).map_err(|error| Error::capture(pid, "stat", error))?;
@@ -95,10 +100,7 @@ impl<'a> Pstree<'a> {
                 false => init,
             };
             children.entry(parent).or_default().insert(pid);
-            let mut threads = process.threads();
-            if omitted.last_threads && threads.len() > 1 {
-                threads.pop();
-            }
+            let Some(threads) = tasks.remove(&pid) else { continue };
             let mut node = PstreeNode {
                 process,
                 parent,
@@ -139,9 +141,6 @@ impl<'a> Pstree<'a> {
         }
         if nodes.first().is_none_or(|node| node.process.proc_tid().is_none()) {
             return Err(Error::TaskExited { pid: init });
-        }
-        if omitted.all_but_init {
-            nodes.truncate(1);
         }
         Ok(Self { nodes })
     }

@@ -225,7 +225,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(lines, None);
-        let text = log.into_text();
+        let text = log.text();
         for part in [
             "namespaces (cgroup, ipc, mnt, net, pid",
             "cgroups",

@@ -29,8 +29,7 @@ use crate::{
         cancel::CancelToken,
         dump_log::DumpLog,
         error::Error,
-        fault::ZeroedRegions,
-        snapshot::SnapshotSet,
+        snapshot::MemorySource,
     },
     process::{memory::ProcMem, pagemap::PAGE_SIZE},
 };
@@ -61,26 +60,6 @@ impl ReservedPages<'_> {
     }
 }
 
-/// Which pages are copied, and the process that they are read from.
-#[derive(Clone, Copy)]
-pub(crate) enum PageSource<'a> {
-    /// All pages, from the frozen processes.
-    Originals,
-    /// The pages that fork preserves, from the snapshots.
-    Snapshots(&'a SnapshotSet<'a>),
-}
-
-impl PageSource<'_> {
-    /// The thread through which the pages are read; `None` if they are not copied.
-    fn source_tid(self, run: &PageRun) -> Option<i32> {
-        match self {
-            Self::Originals => Some(run.proc_tid),
-            Self::Snapshots(_) if run.not_forked => None,
-            Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid),
-        }
-    }
-}
-
 /// The time spent on pages. Of the time of two concurrent threads half is counted, so that the sum never exceeds the
 /// elapsed time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,9 +82,8 @@ impl std::ops::AddAssign for PageTimes {
 /// A process exited, the archive cannot be written, the caller cancelled, or the deadline passed.
 pub(crate) fn copy_pages(
     parts: &[ReservedPages<'_>],
-    source: PageSource<'_>,
+    source: MemorySource<'_>,
     archive: &Archive,
-    zeroed: &ZeroedRegions,
     cancel: &CancelToken<'_>,
     log: &mut DumpLog,
 ) -> Result<PageTimes, Error> {
@@ -126,7 +104,6 @@ pub(crate) fn copy_pages(
             offset: 0,
         }),
         archive,
-        zeroed,
         cancel,
         buffer: READ_CHUNK_BYTES.min(bytes as usize),
         failed: AtomicBool::new(false),
@@ -166,7 +143,6 @@ pub(crate) fn copy_pages(
 struct PageCopier<'a> {
     cursor: Mutex<PageCursor<'a>>,
     archive: &'a Archive,
-    zeroed: &'a ZeroedRegions,
     cancel: &'a CancelToken<'a>,
     /// The size of each thread's buffer, in bytes.
     buffer: usize,
@@ -211,8 +187,6 @@ impl PageCopier<'_> {
                 })
                 .map_err(|error| Error::capture(chunk.pid, "memory", error))?;
             let read = Instant::now();
-            self.zeroed
-                .zero(chunk.proc_tid, chunk.shared, &ranges, &mut buffer[..chunk.bytes]);
             self.archive
                 .write_at(chunk.reserved, chunk.offset, &buffer[..chunk.bytes])?;
             times.read_time += read - started;
@@ -238,7 +212,7 @@ fn page_aligned(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
 
 /// The position of the next pages to copy.
 struct PageCursor<'a> {
-    source: PageSource<'a>,
+    source: MemorySource<'a>,
     parts: &'a [ReservedPages<'a>],
     run_index: usize,
     run_offset: u64,
@@ -248,9 +222,7 @@ struct PageCursor<'a> {
 /// The pages that one thread copies at once. The caller holds their address ranges.
 struct PageChunk {
     pid: i32,
-    proc_tid: i32,
     source_tid: i32,
-    shared: bool,
     reserved: ReservedMember,
     offset: u64,
     bytes: usize,
@@ -312,9 +284,7 @@ impl PageCursor<'_> {
         }
         Some(PageChunk {
             pid: first.pid,
-            proc_tid: first.proc_tid,
             source_tid,
-            shared: part.file.shared,
             reserved,
             offset,
             bytes: bytes as usize,
@@ -410,7 +380,7 @@ mod tests {
             spliced: spliced.clone(),
         }];
         let mut cursor = PageCursor {
-            source: PageSource::Originals,
+            source: MemorySource::Originals,
             parts: &parts,
             run_index: 0,
             run_offset: 0,
@@ -472,7 +442,7 @@ mod tests {
             })
             .collect();
         let mut cursor = PageCursor {
-            source: PageSource::Originals,
+            source: MemorySource::Originals,
             parts: &parts,
             run_index: 0,
             run_offset: 0,
@@ -485,7 +455,7 @@ mod tests {
             let mut offset = chunk.offset;
             for range in &ranges {
                 assert_eq!(offset_in_ranges(&ranges, range.start), offset - chunk.offset);
-                covered.push((chunk.proc_tid, chunk.reserved, offset, range.clone()));
+                covered.push((chunk.source_tid, chunk.reserved, offset, range.clone()));
                 offset += range.end - range.start;
             }
         }

@@ -4,6 +4,6 @@ mod copy;
 mod plan;
 
 pub(crate) use self::{
-    copy::{PageSource, PageTimes, ReservedPages, copy_pages},
+    copy::{PageTimes, ReservedPages, copy_pages},
     plan::{PageRun, PagesFile},
 };

@@ -50,8 +50,8 @@ const MAX_NOT_FORKED_BYTES: u64 = 16 << 20;
 pub(crate) enum SnapshotRefused {
     #[error("disabled by --freeze full")]
     DisabledByFlag,
-    #[error("a fault or the delay model requires a full freeze")]
-    FaultOrDelay,
+    #[error("the delay model requires a full freeze")]
+    DelayInFreeze,
     #[error("{0}")]
     Resources(#[from] InsufficientResources),
     #[error("process {pid}: {source}")]

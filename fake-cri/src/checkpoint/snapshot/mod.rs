@@ -31,6 +31,7 @@
 //!
 //! `PTRACE_O_EXITKILL` kills a snapshot when the tracer exits.
 
+mod dump;
 mod fork;
 mod page_pipe;
 mod prescan;
@@ -50,11 +51,11 @@ use nix::{
 };
 
 pub(super) use self::{
+    dump::dump,
     fork::{SnapshotBuilder, SnapshotRefused},
-    page_pipe::splice_pages,
     prescan::Prescan,
 };
-use super::{Host, dump_log::DumpLog, error::Error};
+use super::{DelayPhase, Freeze, Host, Job, dump_log::DumpLog, error::Error, pages::PageRun};
 use crate::process::{
     ProcessId,
     memory::ProcMem,
@@ -70,6 +71,45 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 const REAPER_STACK_BYTES: usize = 128 << 10;
 /// The size of one discard, small enough for the timeout of a remote syscall.
 const DISCARD_CHUNK_BYTES: u64 = 1 << 30;
+
+/// Whether memory and state are read from the frozen processes or from their snapshots.
+#[derive(Clone, Copy)]
+pub(crate) enum MemorySource<'a> {
+    /// The frozen processes, with all pages.
+    Originals,
+    /// The snapshots, with the pages that fork preserves.
+    Snapshots(&'a SnapshotSet<'a>),
+}
+
+impl MemorySource<'_> {
+    /// The thread through which pages are read; `None` if the source does not have them.
+    pub(crate) fn source_tid(self, run: &PageRun) -> Option<i32> {
+        match self {
+            Self::Originals => Some(run.proc_tid),
+            Self::Snapshots(_) if run.not_forked => None,
+            Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid),
+        }
+    }
+}
+
+/// Prescans the container of a job. The inner error says why no snapshot must be made.
+///
+/// # Errors
+///
+/// [`Error::ListMembers`].
+pub(crate) fn prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
+    if job.freeze == Freeze::Full {
+        return Ok(Err(SnapshotRefused::DisabledByFlag));
+    }
+    if job
+        .delay
+        .as_ref()
+        .is_some_and(|delay| delay.phase == DelayPhase::Freeze)
+    {
+        return Ok(Err(SnapshotRefused::DelayInFreeze));
+    }
+    Ok(Prescan::collect(host)?.map_err(SnapshotRefused::from))
+}
 
 /// A snapshot and its original.
 #[derive(Debug)]

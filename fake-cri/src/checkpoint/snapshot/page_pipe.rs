@@ -26,7 +26,6 @@
 //! find out.
 
 use std::{
-    fs::File,
     io,
     ops::Range,
     os::fd::{AsFd as _, OwnedFd},
@@ -35,14 +34,14 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, SpliceFFlags, fcntl, splice},
+    fcntl::{FcntlArg, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
 use super::{SnapshotSet, snapshot_error};
 use crate::{
     checkpoint::{
-        archive::Archive,
+        archive::{Archive, ReservedMember},
         cancel::CancelToken,
         dump::DeferredMm,
         dump_log::DumpLog,
@@ -95,9 +94,9 @@ pub(crate) fn splice_pages(
     log: &mut DumpLog,
 ) -> Result<PageTimes, Error> {
     let chunks = plan_chunks(parts, deferred_mm.proc_tid, &spliceable_ranges(deferred_mm, snapshots));
-    let Some(file) = archive.splice_target().filter(|_| chunks.len() >= MIN_CHUNKS) else {
+    if chunks.len() < MIN_CHUNKS {
         return Ok(PageTimes::default());
-    };
+    }
     let pid = deferred_mm.pid;
     let mut times = PageTimes::default();
     let mut page_pipes = match PagePipes::open(snapshots, deferred_mm.proc_tid) {
@@ -122,7 +121,7 @@ pub(crate) fn splice_pages(
         let mut all_taken = true;
         for (nth, chunk) in (batch_start..batch_end).zip(&chunks[batch_start..batch_end]) {
             cancel.check()?;
-            let to = (file, archive.file_offset(parts[chunk.part].reserved, chunk.offset));
+            let to = (parts[chunk.part].reserved, chunk.offset);
             if !page_pipes.drain_into(nth, to, &pending_list, (pid, archive, cancel), &mut times)? {
                 all_taken = false;
                 break;
@@ -325,12 +324,12 @@ impl PagePipes {
         self.remote.begin_list(buffer, calls, &[])
     }
 
-    /// Moves chunk `nth` from its pipe into the file. Returns false if the chunk did not arrive in full, or if the
+    /// Moves chunk `nth` from its pipe into the archive. Returns false if the chunk did not arrive in full, or if the
     /// filesystem refuses to splice the first chunk.
     fn drain_into(
         &mut self,
         nth: usize,
-        (file, mut to): (&File, u64),
+        (reserved, mut offset): (ReservedMember, u64),
         pending_list: &PendingList,
         (pid, archive, cancel): (i32, &Archive, &CancelToken<'_>),
         times: &mut PageTimes,
@@ -340,21 +339,13 @@ impl PagePipes {
         while remaining > 0 {
             let started = Instant::now();
             let read = &self.pipes[nth % 2].read_end;
-            let mut file_position = to.cast_signed();
-            let result = splice(
-                read,
-                None,
-                file,
-                Some(&mut file_position),
-                remaining,
-                SpliceFFlags::SPLICE_F_NONBLOCK,
-            );
+            let result = archive.splice_from(read.as_fd(), reserved, offset, remaining);
             times.write_time += started.elapsed();
             match result {
                 Ok(0) => return Err(Error::TaskExited { pid }),
                 Ok(bytes) => {
                     remaining -= bytes;
-                    to += bytes as u64;
+                    offset += bytes as u64;
                 }
                 Err(Errno::EAGAIN) if list_is_done => return Ok(false),
                 Err(Errno::EAGAIN) => {
@@ -402,10 +393,7 @@ impl Drop for PagePipes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{
-        archive::ReservedMember,
-        pages::{PageRun, PagesFile},
-    };
+    use crate::checkpoint::pages::{PageRun, PagesFile};
 
     fn run(proc_tid: i32, range: Range<u64>) -> PageRun {
         PageRun {

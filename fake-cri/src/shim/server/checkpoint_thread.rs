@@ -22,6 +22,7 @@ use nix::fcntl::OFlag;
 use super::members::{self, ExecKey};
 use crate::{
     checkpoint::{self, ErrorKind, Failure, Host, Job, Phase, Report},
+    fault::{CheckpointFaults, CheckpointHooks},
     process::{ProcessId, pidfd::PidFd},
 };
 
@@ -139,8 +140,13 @@ impl SharedState {
     }
 }
 
-/// Starts a checkpoint. `peer` is fake-cri, which the fault `crash_runtime` kills.
-pub(super) fn start(shared: &Arc<SharedState>, job: Job, peer: Option<PidFd>) -> io::Result<()> {
+/// Starts a checkpoint. `peer` is fake-cri, which the fault `crash` kills.
+pub(super) fn start(
+    shared: &Arc<SharedState>,
+    job: Job,
+    faults: CheckpointFaults,
+    peer: Option<PidFd>,
+) -> io::Result<()> {
     {
         let mut inner = shared.lock();
         inner.cancelled = false;
@@ -148,14 +154,18 @@ pub(super) fn start(shared: &Arc<SharedState>, job: Job, peer: Option<PidFd>) ->
     }
     let host = CheckpointHost {
         shared: Arc::clone(shared),
-        peer,
-        ack_phases: !job.injections.is_empty(),
+        ack_phases: !faults.is_empty(),
     };
+    let hooks = CheckpointHooks::new(faults, move || {
+        if let Some(peer) = &peer {
+            let _ = peer.signal(libc::SIGKILL);
+        }
+    });
     thread::Builder::new()
         .name("checkpoint".into())
         .stack_size(CHECKPOINT_STACK_BYTES)
         .spawn(move || {
-            let run_checkpoint = std::panic::AssertUnwindSafe(|| checkpoint::run(&job, &host));
+            let run_checkpoint = std::panic::AssertUnwindSafe(|| checkpoint::run(&job, &host, &hooks));
             let result = std::panic::catch_unwind(run_checkpoint).unwrap_or_else(|_| {
                 Err(Failure {
                     kind: ErrorKind::Capture,
@@ -171,7 +181,6 @@ pub(super) fn start(shared: &Arc<SharedState>, job: Job, peer: Option<PidFd>) ->
 
 struct CheckpointHost {
     shared: Arc<SharedState>,
-    peer: Option<PidFd>,
     /// Whether every phase waits for the acknowledgement of fake-cri.
     ack_phases: bool,
 }
@@ -228,11 +237,5 @@ impl Host for CheckpointHost {
         inner.snapshot_pids = copies.to_vec();
         inner.snapshot_starting = false;
         self.shared.changed.notify_all();
-    }
-
-    fn crash_runtime(&self) {
-        if let Some(peer) = &self.peer {
-            let _ = peer.signal(libc::SIGKILL);
-        }
     }
 }

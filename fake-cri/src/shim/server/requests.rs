@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     checkpoint::{ErrorKind, Failure, Job},
+    fault::CheckpointFaults,
     process::pidfd,
 };
 
@@ -57,7 +58,7 @@ impl ShimServer {
                 Ok(()) => ShimReply::Done,
                 Err(error) => ShimReply::Refused(Refusal::Other(error.to_string())),
             },
-            ShimRequest::Checkpoint(job) => match self.begin_checkpoint(id, *job) {
+            ShimRequest::Checkpoint(job, faults) => match self.begin_checkpoint(id, *job, faults) {
                 Ok(()) => return Ok(()),
                 Err(failure) => ShimReply::CheckpointResult(Err(failure)),
             },
@@ -88,7 +89,7 @@ impl ShimServer {
         ))
     }
 
-    fn begin_checkpoint(&mut self, id: u64, job: Job) -> Result<(), Failure> {
+    fn begin_checkpoint(&mut self, id: u64, job: Job, faults: CheckpointFaults) -> Result<(), Failure> {
         let Some(_) = self.init() else {
             let message = format!(
                 "container {} is {}, not running",
@@ -117,7 +118,7 @@ impl ShimServer {
         self.exited_during_checkpoint = false;
         // Set before the thread starts: from now on only untraced children are reaped.
         self.checkpoint_connection = Some(id);
-        checkpoint_thread::start(&self.shared, job, peer).map_err(|error| {
+        checkpoint_thread::start(&self.shared, job, faults, peer).map_err(|error| {
             self.checkpoint_connection = None;
             Failure {
                 kind: ErrorKind::Capture,

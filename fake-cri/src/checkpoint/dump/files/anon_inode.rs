@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(parse_pidfd(&descriptor(read_write, "4712")), None);
         assert_eq!(parse_pidfd(&descriptor(read_write, "0")), None);
         assert_eq!(parse_pidfd(&descriptor(read_write | PIDFD_THREAD, "4711")), None);
-        let text = log.into_text();
+        let text = log.text();
         assert_eq!(text.matches("outside of the container").count(), 2, "{text}");
         assert_eq!(text.matches("PIDFD_THREAD").count(), 1, "{text}");
     }

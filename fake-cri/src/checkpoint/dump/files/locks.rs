@@ -72,7 +72,7 @@ mod tests {
         let child_lock = "1: POSIX  ADVISORY  WRITE 2 08:02:9 0 4";
         let both = info(&[child_lock, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]);
         locks.report(&mut TaskCtx::new(2, 2, &mut log), 3, 7, &both);
-        let text = log.into_text();
+        let text = log.text();
         assert_eq!(text.matches("FLOCK").count(), 1, "{text}");
         assert!(
             text.contains("pid 2: the file locks of descriptor 3 (POSIX  ADVISORY  WRITE 2 08:02:9 0 4)"),

@@ -1,43 +1,62 @@
 //! Defects of whole CheckpointContainer calls: the behaviour of incorrect runtimes, on request of fault rules.
 //!
 //! ```text
-//!  checkpoint --- no defect ---> checkpoint_container
+//!  checkpoint --- no defect ---> Runtime::checkpoint
 //!      |
 //!      +-- 1. change the request (id, location, timeout), or reply at once
-//!      +-- 2. checkpoint_container with the changed request, detached if a deadline or a cancellation is ignored
-//!      +-- 3. depending on the outcome: change the archive, the container or the reported state of the container
+//!      +-- 2. Runtime::checkpoint with the changed request, detached if a deadline or a cancellation is ignored
+//!      +-- 3. depending on the outcome: change the archive, the container or the later responses about the container
 //! ```
 //!
-//! Ways to fail: the errors of the call itself, and the errors that a defect returns.
+//! A decorator: the runtime does not know the defects. Ways to fail: the errors of the call itself, and the errors that
+//! a defect returns.
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use super::{CheckpointRequest, Container, ContainerState, ObjectKind, Runtime, RuntimeError};
-use crate::checkpoint::{self, CallOutcome, Defect, ErrorKind, InjectedEffect, Injection, Phase, Report, SideEffect};
+use cri_proto::runtime::v1;
+use tonic::Code;
+
+use crate::{
+    checkpoint::{ErrorKind, Phase, Report, location::rename_into_place},
+    fault::{
+        CallOutcome, CheckpointFaults, Defect, Effect, ErrorStatus, Injection, SideEffect,
+        archive::{self, Edit},
+    },
+    runtime::{CheckpointRequest, Container, ContainerRecord, ContainerState, ObjectKind, Runtime, RuntimeError},
+    shim::ExecOutput,
+};
 
 /// How long after an early response the archive appears at its location.
 const LATE_ARCHIVE_DELAY: Duration = Duration::from_millis(150);
 
-struct CallDefects(Vec<Defect>);
+/// A runtime whose checkpoint calls may have defects.
+#[derive(Debug)]
+pub(super) struct CallDefects {
+    runtime: Arc<Runtime>,
+    /// Held during a checkpoint by defects that allow only one checkpoint at a time in the whole runtime.
+    serial_lock: tokio::sync::Mutex<()>,
+    containers: Mutex<HashMap<String, Arc<ContainerDefects>>>,
+}
 
-impl CallDefects {
-    fn from_injections(injections: &[Injection]) -> CallDefects {
-        let defect = |injection: &Injection| match injection.effect {
-            InjectedEffect::Defect(defect) => Some(defect),
-            _ => None,
-        };
-        CallDefects(injections.iter().filter_map(defect).collect())
-    }
-
-    fn has(&self, defect: Defect) -> bool {
-        self.0.contains(&defect)
-    }
+/// Defects of a container that remain after the checkpoint that they were injected into.
+#[derive(Debug, Default)]
+struct ContainerDefects {
+    refuse_next_checkpoint: AtomicBool,
+    /// ContainerStatus reports CONTAINER_EXITED.
+    report_exited: AtomicBool,
+    refuse_exec: AtomicBool,
+    /// Notified to end running ExecSync commands.
+    kill_execs: tokio::sync::Notify,
 }
 
 /// The file at the location before the call; empty if there was no regular file.
@@ -50,8 +69,8 @@ struct PreviousFile {
 /// Sets the flags of the container if the call's future is dropped before the call has finished: the caller cancelled,
 /// or its deadline passed.
 struct CancelGuard<'a> {
-    container: Option<&'a Container>,
-    defects: &'a CallDefects,
+    container: Option<&'a ContainerDefects>,
+    faults: &'a CheckpointFaults,
     deadline: Option<Instant>,
     start: Instant,
 }
@@ -65,18 +84,18 @@ impl Drop for CancelGuard<'_> {
         } else {
             CallOutcome::Cancel
         };
-        container.injected.set_flags(self.defects, outcome);
+        container.set_flags(self.faults, outcome);
     }
 }
 
-impl super::container::InjectedState {
-    fn set_flags(&self, defects: &CallDefects, outcome: CallOutcome) {
+impl ContainerDefects {
+    fn set_flags(&self, faults: &CheckpointFaults, outcome: CallOutcome) {
         for (side_effect, flag) in [
             (SideEffect::RefuseNext, &self.refuse_next_checkpoint),
             (SideEffect::ReportExited, &self.report_exited),
             (SideEffect::BreakExec, &self.refuse_exec),
         ] {
-            if defects.has(Defect::After(outcome, side_effect)) {
+            if faults.has(Defect::After(outcome, side_effect)) {
                 flag.store(true, Ordering::SeqCst);
             }
         }
@@ -98,20 +117,70 @@ impl Drop for DetachedTask {
     }
 }
 
-impl Runtime {
+impl CallDefects {
+    pub(super) fn new(runtime: Arc<Runtime>) -> CallDefects {
+        CallDefects {
+            runtime,
+            serial_lock: tokio::sync::Mutex::default(),
+            containers: Mutex::default(),
+        }
+    }
+
+    /// The defects of a container, by its full id.
+    fn of(&self, id: &str) -> Arc<ContainerDefects> {
+        let mut containers = self.containers.lock().expect("no holder of this lock panics");
+        if !containers.contains_key(id) {
+            containers.retain(|id, _| self.runtime.container(id).is_ok());
+        }
+        Arc::clone(containers.entry(id.to_owned()).or_default())
+    }
+
+    /// The response of ContainerStatus without the verbose info.
+    pub(super) fn status(&self, record: &ContainerRecord) -> v1::ContainerStatus {
+        let mut status = record.status();
+        if self.of(&record.id).report_exited.load(Ordering::SeqCst) {
+            status.state = v1::ContainerState::ContainerExited as i32;
+        }
+        status
+    }
+
+    /// Executes a command as [`Runtime::exec`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Runtime::exec`], and `Start` after a checkpoint that broke ExecSync.
+    pub(super) async fn exec(
+        &self,
+        id: &str,
+        argv: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecOutput, RuntimeError> {
+        let defects = self.of(&self.runtime.container(id)?.id);
+        if defects.refuse_exec.load(Ordering::SeqCst) {
+            return Err(RuntimeError::Start(
+                "cannot exec in a container that was checkpointed".to_owned(),
+            ));
+        }
+        tokio::select! {
+            output = self.runtime.exec(id, argv, timeout) => output,
+            () = defects.kill_execs.notified() => Ok(ExecOutput {
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+                exit_code: 128 + libc::SIGKILL,
+            }),
+        }
+    }
+
     /// Checkpoints a running container with the defects of the request. Dropping the future cancels the checkpoint,
     /// unless a defect ignores the cancellation.
     ///
     /// # Errors
     ///
-    /// `InvalidArgument` for an empty or relative location, a directory as the location, or a negative timeout;
-    /// `NotFound` for an unknown container; `ParentDirMissing` if the directory of the location does not exist;
-    /// `FailedPrecondition` if the container does not run; `DeadlineExceeded`; `Checkpoint` if the engine fails. A
-    /// defect may return any other result.
-    pub async fn checkpoint(self: &Arc<Self>, mut request: CheckpointRequest) -> Result<Report, RuntimeError> {
-        let defects = CallDefects::from_injections(&request.injections);
-        if defects.0.is_empty() {
-            return self.checkpoint_container(request).await;
+    /// Those of [`Runtime::checkpoint`], or the error of a defect.
+    pub(super) async fn checkpoint(&self, mut request: CheckpointRequest) -> Result<Report, RuntimeError> {
+        let defects = request.faults.clone();
+        if defects.defects.is_empty() {
+            return self.runtime.checkpoint(request).await;
         }
         if let Some(reply) = self.immediate_reply(&request, &defects) {
             return reply;
@@ -123,31 +192,20 @@ impl Runtime {
         {
             request.container_id = other.id.clone();
         }
-        let container = self.container(&request.container_id)?;
-        if container.injected.refuse_next_checkpoint.swap(false, Ordering::SeqCst) {
+        let container = self.runtime.container(&request.container_id)?;
+        let container_defects = self.of(&container.id);
+        if container_defects.refuse_next_checkpoint.swap(false, Ordering::SeqCst) {
             return Err(RuntimeError::Internal(format!(
                 "open {:?}: no such file or directory",
-                self.store.container_dir(&container.id).join("ctrd-checkpoint/status")
+                self.runtime.container_dir(&container.id).join("ctrd-checkpoint/status")
             )));
         }
         let _serial_guard = self.lock_serial_checkpoints(&container, &defects).await?;
         if defects.has(Defect::KillExecs) {
-            container.injected.kill_execs.notify_waiters();
+            container_defects.kill_execs.notify_waiters();
         }
         if defects.has(Defect::TruncateConcurrent) && container.checkpoint_lock.try_lock().is_err() {
-            add_injection(
-                &mut request,
-                Phase::Write,
-                InjectedEffect::TruncatedArchive { percent: 50 },
-            );
-        }
-        let first_archive = self.store.container_dir(&container.id).join("earlier.tar");
-        if defects.has(Defect::EarlierImages) && first_archive.exists() {
-            add_injection(
-                &mut request,
-                Phase::Freeze,
-                InjectedEffect::CopyImages(first_archive.clone()),
-            );
+            add_injection(&mut request, Phase::Write, Effect::TruncatedArchive(50));
         }
 
         let location = PathBuf::from(&request.location);
@@ -158,8 +216,8 @@ impl Runtime {
         let deadline = request.deadline;
         let own_timeout_first = own_timeout_is_first(&request);
         let mut cancel_guard = CancelGuard {
-            container: Some(&container),
-            defects: &defects,
+            container: Some(&container_defects),
+            faults: &defects,
             deadline,
             start: Instant::now(),
         };
@@ -172,26 +230,24 @@ impl Runtime {
             Err(error) if is_deadline_exceeded(error) => CallOutcome::Deadline,
             Err(_) => CallOutcome::Error,
         };
+        container_defects.set_flags(&defects, outcome);
         self.apply_side_effects(&container, &defects, outcome).await;
         if result.is_ok() {
             if reply_early {
                 rename_later(location);
             } else {
-                apply_archive_defects(&location, &previous, &defects, &first_archive);
+                self.apply_archive_defects(&container, &location, &previous, &defects);
             }
         }
         result
     }
 
     async fn checkpoint_maybe_detached(
-        self: &Arc<Self>,
+        &self,
         mut request: CheckpointRequest,
-        defects: &CallDefects,
+        defects: &CheckpointFaults,
     ) -> Result<Report, RuntimeError> {
         let (ignore_deadline, ignore_cancel) = (defects.has(Defect::IgnoreDeadline), defects.has(Defect::IgnoreCancel));
-        if !ignore_deadline && !ignore_cancel {
-            return self.checkpoint_container(request).await;
-        }
         let cancellable_until = match (ignore_cancel, request.deadline) {
             (false, Some(deadline)) => timed_out_at(Instant::now(), Some(deadline)),
             (false, None) => Instant::now().checked_add(Duration::from_secs(1 << 20)),
@@ -200,9 +256,14 @@ impl Runtime {
         if ignore_deadline {
             request.deadline = None;
         }
-        let runtime = Arc::clone(self);
+        let own_timeout_first = own_timeout_is_first(&request);
+        select_deadline_defects(&mut request.faults, own_timeout_first);
+        if !ignore_deadline && !ignore_cancel {
+            return self.runtime.checkpoint(request).await;
+        }
+        let runtime = Arc::clone(&self.runtime);
         let mut detached = DetachedTask {
-            task: tokio::spawn(async move { runtime.checkpoint_container(request).await }),
+            task: tokio::spawn(async move { runtime.checkpoint(request).await }),
             cancellable_until,
         };
         (&mut detached.task)
@@ -214,7 +275,7 @@ impl Runtime {
     fn immediate_reply(
         &self,
         request: &CheckpointRequest,
-        defects: &CallDefects,
+        defects: &CheckpointFaults,
     ) -> Option<Result<Report, RuntimeError>> {
         let id = &request.container_id;
         let empty_success = || Some(Ok(empty_report()));
@@ -222,7 +283,7 @@ impl Runtime {
         if id.is_empty() && defects.has(Defect::AcceptEmptyId) {
             return empty_success();
         }
-        match self.container(id) {
+        match self.runtime.container(id) {
             Err(RuntimeError::NotFound { .. }) if defects.has(Defect::AcceptUnknownContainer) => {
                 return empty_success();
             }
@@ -266,26 +327,12 @@ impl Runtime {
     }
 
     fn other_running_container(&self, id: &str) -> Option<Arc<Container>> {
-        let full_id = self.container(id).ok()?.id.clone();
-        let others = self.list_containers(None).into_iter();
+        let full_id = self.runtime.container(id).ok()?.id.clone();
+        let others = self.runtime.list_containers(None).into_iter();
         let other = others
             .filter(|record| record.state.is_running())
             .find(|record| record.id != full_id)?;
-        self.container(&other.id).ok()
-    }
-
-    /// The record that the documents of the archive are written from. The defect `OtherDocuments` selects another
-    /// container.
-    pub(super) fn documents_source(
-        &self,
-        record: &super::ContainerRecord,
-        injections: &[Injection],
-    ) -> super::ContainerRecord {
-        let swap_documents = CallDefects::from_injections(injections).has(Defect::OtherMetadata);
-        let other = swap_documents
-            .then(|| self.other_running_container(&record.id))
-            .flatten();
-        other.map_or_else(|| record.clone(), |other| other.record())
+        self.runtime.container(&other.id).ok()
     }
 
     /// Takes the runtime-wide checkpoint lock for the defects that serialize or refuse checkpoints of several
@@ -293,16 +340,16 @@ impl Runtime {
     async fn lock_serial_checkpoints(
         &self,
         container: &Container,
-        defects: &CallDefects,
+        defects: &CheckpointFaults,
     ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, RuntimeError> {
         if defects.has(Defect::OneAtATime) {
-            return Ok(Some(self.serial_checkpoint_lock.lock().await));
+            return Ok(Some(self.serial_lock.lock().await));
         }
         if !defects.has(Defect::RefuseConcurrent) {
             return Ok(None);
         }
         // Checkpoints of the same container wait for each other, as without the defect.
-        match self.serial_checkpoint_lock.try_lock() {
+        match self.serial_lock.try_lock() {
             Ok(guard) => Ok(Some(guard)),
             Err(_) if container.checkpoint_lock.try_lock().is_err() => Ok(None),
             Err(_) => Err(RuntimeError::FailedPrecondition(
@@ -311,9 +358,55 @@ impl Runtime {
         }
     }
 
+    fn apply_archive_defects(
+        &self,
+        container: &Container,
+        location: &Path,
+        previous: &PreviousFile,
+        defects: &CheckpointFaults,
+    ) {
+        let first_archive = self.runtime.container_dir(&container.id).join("earlier.tar");
+        let apply = || -> std::io::Result<()> {
+            if let (true, Some(content)) = (defects.has(Defect::NoTruncate), &previous.content) {
+                let length = usize::try_from(fs::metadata(location)?.len()).unwrap_or(usize::MAX);
+                if let Some(tail) = content.get(length..) {
+                    std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(location)?, tail)?;
+                }
+            }
+            if let (true, Some(mode)) = (defects.has(Defect::KeepMode), previous.mode) {
+                fs::set_permissions(location, fs::Permissions::from_mode(mode))?;
+            }
+            if defects.has(Defect::EarlierArchive) || defects.has(Defect::EarlierImages) {
+                if !first_archive.exists() {
+                    fs::copy(location, &first_archive)?;
+                } else if defects.has(Defect::EarlierArchive) {
+                    fs::copy(&first_archive, location)?;
+                } else {
+                    archive::replace_images(location, &first_archive)?;
+                }
+            }
+            if let (true, Some(other)) = (
+                defects.has(Defect::OtherMetadata),
+                self.other_running_container(&container.id),
+            ) {
+                let documents = self.runtime.checkpoint_documents(&other.record());
+                let documents = documents.map_err(std::io::Error::other)?;
+                archive::rewrite(location, |name| {
+                    let document = documents.iter().find(|document| document.name == name);
+                    Ok(document.map_or(Edit::Keep, |document| {
+                        Edit::Replace(document.content.clone().into_bytes())
+                    }))
+                })?;
+            }
+            Ok(())
+        };
+        if let Err(error) = apply() {
+            tracing::warn!(?location, %error, "failed to change the archive for a fault");
+        }
+    }
+
     /// Applies the side effects of this outcome that the runtime implements. The shim implements the others.
-    async fn apply_side_effects(&self, container: &Container, defects: &CallDefects, outcome: CallOutcome) {
-        container.injected.set_flags(defects, outcome);
+    async fn apply_side_effects(&self, container: &Container, defects: &CheckpointFaults, outcome: CallOutcome) {
         let has_side_effect = |side_effect| defects.has(Defect::After(outcome, side_effect));
         let record = container.record();
         if has_side_effect(SideEffect::BreakLog)
@@ -329,9 +422,9 @@ impl Runtime {
             }
         }
         if has_side_effect(SideEffect::FreezeSiblings) {
-            for sibling in self.containers_of(&record.pod_id) {
+            for sibling in self.runtime.containers_of(&record.pod_id) {
                 if sibling.id != container.id
-                    && let Ok(shim) = self.running_shim(&sibling)
+                    && let Ok(shim) = self.runtime.running_shim(&sibling)
                     && let Err(error) = shim.signal(libc::SIGSTOP).await
                 {
                     tracing::warn!(container = sibling.id, %error, "failed to stop the container for a fault");
@@ -349,7 +442,7 @@ fn timed_out_at(start: Instant, deadline: Option<Instant>) -> Option<Instant> {
 }
 
 /// Changes the request's timeout, or fails the call at once.
-fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> Result<(), RuntimeError> {
+fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CheckpointFaults) -> Result<(), RuntimeError> {
     let deadline_exceeded = || Err(RuntimeError::DeadlineExceeded("context deadline exceeded".to_owned()));
     if request.timeout == 0 && defects.has(Defect::ZeroTimeoutExpiresAtOnce) {
         return deadline_exceeded();
@@ -373,7 +466,7 @@ fn apply_timeout_defects(request: &mut CheckpointRequest, defects: &CallDefects)
 }
 
 /// Changes the request's location. Returns the state of the file that exists there.
-fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects) -> PreviousFile {
+fn apply_location_defects(request: &mut CheckpointRequest, defects: &CheckpointFaults) -> PreviousFile {
     let mut location = PathBuf::from(&request.location);
     if location.is_relative() && !request.location.is_empty() && defects.has(Defect::ResolveRelativeLocation) {
         location = std::env::current_dir().unwrap_or_default().join(location);
@@ -385,10 +478,10 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
         add_injection(
             request,
             Phase::Write,
-            InjectedEffect::Error {
-                code: 2, // UNKNOWN
+            Effect::Error(ErrorStatus {
+                code: Code::Unknown,
                 message: format!("open {}: no such file or directory", location.display()),
-            },
+            }),
         );
     }
     if defects.has(Defect::AcceptDirectoryLocation) && location.is_dir() {
@@ -407,36 +500,11 @@ fn apply_location_defects(request: &mut CheckpointRequest, defects: &CallDefects
     }
 }
 
-fn apply_archive_defects(location: &Path, previous: &PreviousFile, defects: &CallDefects, first_archive: &Path) {
-    let apply = || -> std::io::Result<()> {
-        if let (true, Some(content)) = (defects.has(Defect::NoTruncate), &previous.content) {
-            let length = usize::try_from(fs::metadata(location)?.len()).unwrap_or(usize::MAX);
-            if let Some(tail) = content.get(length..) {
-                std::io::Write::write_all(&mut fs::OpenOptions::new().append(true).open(location)?, tail)?;
-            }
-        }
-        if let (true, Some(mode)) = (defects.has(Defect::KeepMode), previous.mode) {
-            fs::set_permissions(location, fs::Permissions::from_mode(mode))?;
-        }
-        if defects.has(Defect::EarlierArchive) || defects.has(Defect::EarlierImages) {
-            if !first_archive.exists() {
-                fs::copy(location, first_archive)?;
-            } else if defects.has(Defect::EarlierArchive) {
-                fs::copy(first_archive, location)?;
-            }
-        }
-        Ok(())
-    };
-    if let Err(error) = apply() {
-        tracing::warn!(?location, %error, "failed to change the archive for a fault");
-    }
-}
-
 /// Renames the archive `LOCATION.early` to its location after a delay.
 fn rename_later(location: PathBuf) {
     tokio::spawn(async move {
         tokio::time::sleep(LATE_ARCHIVE_DELAY).await;
-        if let Err(error) = checkpoint::location::rename_into_place(&sibling_path(&location, ".early"), &location) {
+        if let Err(error) = rename_into_place(&sibling_path(&location, ".early"), &location) {
             tracing::warn!(?location, %error, "failed to rename the archive to its location for a fault");
         }
     });
@@ -448,8 +516,8 @@ fn sibling_path(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn add_injection(request: &mut CheckpointRequest, phase: Phase, effect: InjectedEffect) {
-    request.injections.push(Injection { phase, effect });
+fn add_injection(request: &mut CheckpointRequest, phase: Phase, effect: Effect) {
+    request.faults.injections.push(Injection { phase, effect });
 }
 
 fn own_timeout_is_first(request: &CheckpointRequest) -> bool {
@@ -458,35 +526,21 @@ fn own_timeout_is_first(request: &CheckpointRequest) -> bool {
     own_timeout_at.is_some_and(|own| request.deadline.is_none_or(|deadline| own < deadline))
 }
 
-/// Translates the defects for the shim, which knows a single deadline: of the defects for `Deadline` and `Timeout`,
-/// those of the effective deadline become `Deadline`, and the others are dropped.
-pub(super) fn injections_for_shim(injections: Vec<Injection>, own_deadline: bool) -> Vec<Injection> {
-    let deadline_outcome = if own_deadline {
-        CallOutcome::Timeout
-    } else {
-        CallOutcome::Deadline
+/// Selects the defects of the effective deadline. The shim knows a single deadline: of the defects for `Deadline` and
+/// `Timeout`, those of the effective one become `Deadline`, and the others are dropped.
+fn select_deadline_defects(faults: &mut CheckpointFaults, own_timeout_first: bool) {
+    let effective = match own_timeout_first {
+        true => CallOutcome::Timeout,
+        false => CallOutcome::Deadline,
     };
-    let translate = |injection: Injection| match injection.effect {
-        InjectedEffect::Defect(Defect::After(
-            outcome @ (CallOutcome::Deadline | CallOutcome::Timeout),
-            side_effect,
-        )) => (outcome == deadline_outcome).then_some(Injection {
-            effect: InjectedEffect::Defect(Defect::After(CallOutcome::Deadline, side_effect)),
-            ..injection
-        }),
-        _ => Some(injection),
-    };
-    injections.into_iter().filter_map(translate).collect()
-}
-
-/// Whether a defect acts on the container after a failed checkpoint. The engine must then detect a missing directory,
-/// as in real runtimes: an early check would return before the container is touched.
-pub(super) fn defers_location_errors(injections: &[Injection]) -> bool {
-    let deferring = [SideEffect::LeaveFrozen, SideEffect::KillContainer];
-    let defects = CallDefects::from_injections(injections);
-    deferring
-        .into_iter()
-        .any(|side_effect| defects.has(Defect::After(CallOutcome::Error, side_effect)))
+    faults.defects.retain_mut(|defect| match defect {
+        Defect::After(outcome @ (CallOutcome::Deadline | CallOutcome::Timeout), _) => {
+            let is_effective = *outcome == effective;
+            *outcome = CallOutcome::Deadline;
+            is_effective
+        }
+        _ => true,
+    });
 }
 
 fn is_deadline_exceeded(error: &RuntimeError) -> bool {

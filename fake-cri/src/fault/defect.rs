@@ -1,10 +1,12 @@
 //! Defects of a whole call: each reproduces a misbehaviour of a real runtime.
 //!
-//! A [`Defect`] is data. The runtime applies the defects of the request (id, location, timeout, deadline). The engine
-//! in the shim applies the defects of the dump and of the archive. [`Defect::After`] acts only after a call with the
-//! given outcome.
+//! A [`Defect`] is data. The decorator of the call (`service/call_defects.rs`) applies the defects of the request (id,
+//! location, timeout, deadline) and of the container's later calls. The hooks of the engine ([`super::checkpoint`])
+//! apply those of the dump and of its temporary. [`Defect::After`] acts only after a call with the given outcome.
 
 use serde::{Deserialize, Serialize};
+
+use super::{cursor::Cursor, error::RuleParseError};
 
 /// How a checkpoint call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -204,6 +206,26 @@ defects! {
 }
 
 impl Defect {
+    /// Reads the argument of the defect with this keyword. Returns `None` if there is no such defect.
+    pub(super) fn parse(keyword: &str, cursor: &mut Cursor) -> Result<Option<Defect>, RuleParseError> {
+        match keyword {
+            "zero-memory" => cursor.parse_parentheses(|cursor| {
+                let region = cursor.parse_choice(MemoryRegion::ALL.map(|region| (region.name(), region)))?;
+                Ok(Some(Defect::ZeroMemory(region)))
+            }),
+            "after" => cursor.parse_parentheses(|cursor| {
+                let outcome = cursor.parse_choice(CallOutcome::ALL.map(|outcome| (outcome.name(), outcome)))?;
+                cursor.expect_symbol(',', "`,`")?;
+                let side_effects = SideEffect::ALL.map(|side_effect| (side_effect.name(), side_effect));
+                Ok(Some(Defect::After(outcome, cursor.parse_choice(side_effects)?)))
+            }),
+            keyword => {
+                let mut defects = Defect::WITHOUT_ARGUMENT.iter().map(|(defect, _)| *defect);
+                Ok(defects.find(|defect| defect.name() == keyword))
+            }
+        }
+    }
+
     /// The argument in parentheses, if the defect takes one.
     pub fn argument(self) -> Option<String> {
         match self {
