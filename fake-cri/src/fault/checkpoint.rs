@@ -28,11 +28,11 @@ use crate::{
         CancelToken, ErrorKind, Failure, FileSink, Hooks, Host, Job, Phase, Sink, error::Error,
         location::rename_into_place,
     },
-    process::{ProcessId, pidfd},
+    process::{ProcessId, pidfd, proc_files},
 };
 
-/// How long to wait for the exit of a killed container before the checkpoint continues.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for the effect of a signal before the checkpoint continues.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the container keeps running before its log is copied late: time for several lines of a busy log.
 const LATE_LOG_DELAY: Duration = Duration::from_millis(60);
 
@@ -163,7 +163,9 @@ impl Hooks for CheckpointHooks<'_> {
                 Effect::LeaveFrozen => {
                     // In the last phase the container is thawed already.
                     if !self.leave_frozen.swap(true, Ordering::Relaxed) && phase == Phase::Finish {
-                        stop(&host.members().map_err(Error::ListMembers)?);
+                        let members = host.members().map_err(Error::ListMembers)?;
+                        stop(&members);
+                        wait_for_all(&members, is_stopped);
                     }
                 }
                 // These act on the sink or on the temporary.
@@ -235,7 +237,9 @@ impl Hooks for CheckpointHooks<'_> {
         };
         let has_side_effect = |side_effect| self.faults.has(Defect::After(outcome, side_effect));
         if has_side_effect(SideEffect::LeaveFrozen) {
-            stop(&host.members().unwrap_or_default());
+            let members = host.members().unwrap_or_default();
+            stop(&members);
+            wait_for_all(&members, is_stopped);
         }
         // Best effort: a failure of the fault is no failure of the checkpoint.
         if has_side_effect(SideEffect::KillContainer) {
@@ -262,16 +266,25 @@ fn stop(processes: &[ProcessId]) {
     }
 }
 
-/// Kills the container and waits until all processes are dead, so that the next steps see them dead.
+/// Kills the container and waits until all processes are dead.
 fn kill_container(host: &dyn Host) -> Result<(), Error> {
     let members = host.members().map_err(Error::ListMembers)?;
     for member in &members {
         // A process that exited meanwhile needs no signal.
         let _ = pidfd::signal(*member, libc::SIGKILL);
     }
-    let kill_deadline = Instant::now() + KILL_TIMEOUT;
-    while members.iter().any(|member| member.is_alive()) && Instant::now() < kill_deadline {
+    wait_for_all(&members, |process| !process.is_alive());
+    Ok(())
+}
+
+fn is_stopped(process: ProcessId) -> bool {
+    proc_files::stat(process.pid).map_or(true, |stat| matches!(stat.state, 'T' | 'Z' | 'X'))
+}
+
+/// Waits until a signal has had its effect on all processes, so that the next steps see it.
+fn wait_for_all(processes: &[ProcessId], condition: impl Fn(ProcessId) -> bool) {
+    let deadline = Instant::now() + SIGNAL_TIMEOUT;
+    while !processes.iter().all(|process| condition(*process)) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(200));
     }
-    Ok(())
 }

@@ -3,10 +3,7 @@
 //! The quota limits the file itself, so that every way to write meets it: write(2), fallocate(2) and splice(2). A call
 //! that reaches the quota first does what still fits, as on a real disk.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, BorrowedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
 use nix::{
     errno::Errno,
@@ -15,9 +12,6 @@ use nix::{
 
 use super::{CheckpointFaults, Defect, Effect};
 use crate::checkpoint::{FileSink, Sink};
-
-/// The most bytes of a lost splice that are read at once.
-const DISCARD_BYTES: usize = 64 << 10;
 
 /// A file on a disk with faults.
 #[derive(Debug)]
@@ -89,28 +83,40 @@ impl<S: Sink> Sink for FaultySink<S> {
     }
 
     fn splice_from(&self, pipe: BorrowedFd<'_>, offset: u64, length: usize) -> nix::Result<usize> {
-        let result = match self.writable_part(offset, length) {
+        if self.ignores_no_space {
+            // All bytes leave the pipe at once, as in a successful splice.
+            let mut bytes = vec![0; length];
+            let read = read_available(pipe, &mut bytes)?;
+            bytes.truncate(read);
+            let result = self.write_at(&bytes, offset);
+            return match result {
+                Ok(()) => Ok(bytes.len()),
+                Err(error) => Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+            };
+        }
+        match self.writable_part(offset, length) {
             (0, Some(errno)) => Err(errno),
             (fitting, _) => self.file.splice_from(pipe, offset, fitting),
-        };
-        match result {
-            Err(Errno::ENOSPC) if self.ignores_no_space => discard(pipe, length),
-            result => result,
         }
     }
 }
 
-/// Reads bytes from a pipe without waiting, and drops them.
-fn discard(pipe: BorrowedFd<'_>, length: usize) -> nix::Result<usize> {
-    match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? {
+/// Reads from a pipe without waiting.
+fn read_available(pipe: BorrowedFd<'_>, bytes: &mut [u8]) -> nix::Result<usize> {
+    match poll(&mut [PollFd::new(pipe, PollFlags::POLLIN)], PollTimeout::ZERO)? {
         0 => Err(Errno::EAGAIN),
-        _ => nix::unistd::read(pipe, &mut vec![0; length.min(DISCARD_BYTES)]),
+        _ => nix::unistd::read(pipe, bytes),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::Write as _, os::fd::OwnedFd, sync::Arc};
+    use std::{
+        fs::File,
+        io::Write as _,
+        os::fd::{AsFd as _, OwnedFd},
+        sync::Arc,
+    };
 
     use super::*;
     use crate::{checkpoint::Phase, fault::Injection};
