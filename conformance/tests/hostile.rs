@@ -4,19 +4,19 @@
 use checkpoint_conformance::archive::sample::{Sample, tar_of};
 use proptest::prelude::*;
 
-#[path = "../../fuzz/input/corpus.rs"]
+#[path = "../fuzz/input/corpus.rs"]
 mod corpus;
-#[path = "../../fuzz/input/headers.rs"]
+#[path = "../fuzz/input/headers.rs"]
 mod headers;
-#[path = "../../fuzz/invariants/check_archive.rs"]
+#[path = "../fuzz/invariants/check_archive.rs"]
 mod invariants;
-#[path = "../../fuzz/input/memory.rs"]
+#[path = "../fuzz/input/memory.rs"]
 mod memory;
-#[path = "../../fuzz/input/mutation.rs"]
+#[path = "../fuzz/input/mutation.rs"]
 mod mutation;
 
 fn archives() -> Vec<Vec<u8>> {
-    let mut archives = corpus::read("fuzz/corpus/archive");
+    let mut archives = corpus::read("conformance/fuzz/corpus/archive");
     archives.push(tar_of(&Sample::default().members()).expect("build the tar"));
     archives
 }

@@ -36,7 +36,10 @@ use cri_proto::{
 use tonic::transport::{Channel, Endpoint};
 
 pub use self::builder::{FakeCriBuilder, LogDestination};
-use crate::{control, entry};
+use crate::{
+    control,
+    environment::{ROLE_ENV, SERVE_ROLE},
+};
 
 /// Why fake-cri could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +227,7 @@ impl FakeCri {
         command
             .arg0("fake-cri")
             .args(&self.args)
-            .env(entry::ROLE_ENV, entry::SERVE_ROLE)
+            .env(ROLE_ENV, SERVE_ROLE)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -18,14 +18,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{cli, shim, workload};
-
-/// The environment variable that holds the role. No child inherits it: shims and containers start with an environment
-/// of their own.
-pub const ROLE_ENV: &str = "FAKE_CRI_ROLE";
-
-/// The role in which another program's executable runs the `fake-cri` command.
-pub(crate) const SERVE_ROLE: &str = "serve";
+use crate::{
+    cli,
+    environment::{ROLE_ENV, SERVE_ROLE, SHIM_ROLE},
+    shim, workload,
+};
 
 /// Runs the role of this process and exits. Returns if the process has no role.
 ///
@@ -34,7 +31,7 @@ pub fn entry_point() {
     ENTRY_POINT_CALLED.store(true, Ordering::SeqCst);
     let role = env::var_os(ROLE_ENV);
     match role.as_ref().and_then(|role| role.to_str()) {
-        Some(shim::SHIM_ROLE) => shim::run(),
+        Some(SHIM_ROLE) => shim::run(),
         Some(workload::WORKLOAD_NAME) => workload::run(),
         Some(SERVE_ROLE) => {
             let succeeded = cli::main(executable()) == ExitCode::SUCCESS;

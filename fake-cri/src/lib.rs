@@ -24,6 +24,7 @@ pub mod cli;
 pub mod control;
 mod embedded;
 pub mod entry;
+pub mod environment;
 pub mod fault;
 mod parse_errors;
 pub mod process;

@@ -9,25 +9,25 @@ use cri_proto::criu::{
 use fake_cri::checkpoint::check_restorable;
 use proptest::prelude::*;
 
-#[path = "../../fuzz/input/corpus.rs"]
+#[path = "../../conformance/fuzz/input/corpus.rs"]
 mod corpus;
-#[path = "../../fuzz/input/headers.rs"]
+#[path = "../../conformance/fuzz/input/headers.rs"]
 mod headers;
-#[path = "../../fuzz/input/memory.rs"]
+#[path = "../../conformance/fuzz/input/memory.rs"]
 mod memory;
-#[path = "../../fuzz/input/mutation.rs"]
+#[path = "../../conformance/fuzz/input/mutation.rs"]
 mod mutation;
-#[path = "../../fuzz/invariants/restore_reader.rs"]
+#[path = "../../conformance/fuzz/invariants/restore_reader.rs"]
 mod restore_reader;
 
 /// A restorable archive of one process. The other archives of the corpus have unsupported state.
 fn restorable_archive() -> Vec<u8> {
-    corpus::read("fuzz/corpus/archive").swap_remove(2)
+    corpus::read("conformance/fuzz/corpus/archive").swap_remove(2)
 }
 
 /// All archives. Half of the list is the restorable archive, whose images are all read.
 fn archives() -> Vec<Vec<u8>> {
-    let others = corpus::read("fuzz/corpus/archive");
+    let others = corpus::read("conformance/fuzz/corpus/archive");
     let mut archives = vec![restorable_archive(); others.len()];
     archives.extend(others);
     archives

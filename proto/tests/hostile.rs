@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-#[path = "../../fuzz/input/corpus.rs"]
+#[path = "../../conformance/fuzz/input/corpus.rs"]
 mod corpus;
-#[path = "../../fuzz/invariants/image_codec.rs"]
+#[path = "../../conformance/fuzz/invariants/image_codec.rs"]
 mod invariants;
-#[path = "../../fuzz/input/memory.rs"]
+#[path = "../../conformance/fuzz/input/memory.rs"]
 mod memory;
-#[path = "../../fuzz/input/mutation.rs"]
+#[path = "../../conformance/fuzz/input/mutation.rs"]
 mod mutation;
 
 #[test]

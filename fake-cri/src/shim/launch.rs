@@ -16,9 +16,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ExitRecord, LaunchSpec, SHIM_PROCESS_NAME, SHIM_ROLE, ShimError, server::ShimServer, state_dir};
+use super::{ExitRecord, LaunchSpec, SHIM_PROCESS_NAME, ShimError, server::ShimServer, state_dir};
 use crate::{
-    entry,
+    environment::{ROLE_ENV, SHIM_ROLE},
     process::{ProcessId, daemon, limits},
 };
 
@@ -125,7 +125,7 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
         .arg0(SHIM_PROCESS_NAME)
         .arg(&spec.container_id)
         .env_clear()
-        .env(entry::ROLE_ENV, SHIM_ROLE)
+        .env(ROLE_ENV, SHIM_ROLE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log);

@@ -11,14 +11,14 @@ use crate::{checkpoint::RestoreOptions, process::identity::Identity, workload};
 /// It is sent through a pipe and kept only in the shim's memory, because the environment may hold secrets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LaunchSpec {
-    /// The container's id. Its processes have it in the environment variable [`super::CONTAINER_ID_ENV`].
+    /// The container's id. Its processes have it in the environment variable [`crate::environment::CONTAINER_ID_ENV`].
     pub container_id: String,
     /// The shim's directory: socket, shim record and exit record. Absolute, of any length; created with mode 0700 if
     /// missing. Must not be shared with another container.
     pub dir: PathBuf,
     /// The command with its arguments. May be empty only for [`LaunchProgram::Restore`].
     pub argv: Vec<String>,
-    /// The environment, in order. The shim adds only [`super::CONTAINER_ID_ENV`].
+    /// The environment, in order. The shim adds only [`crate::environment::CONTAINER_ID_ENV`].
     pub env: Vec<(String, String)>,
     /// The working directory; default `/`. If this host has no such directory, [`LaunchProgram::Workload`] runs in `/`
     /// and [`LaunchProgram::Host`] fails the start.

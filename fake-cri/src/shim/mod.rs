@@ -39,12 +39,5 @@ pub use orphans::kill_orphans;
 /// left for the lengths and the exit code.
 pub const EXEC_OUTPUT_MAX_BYTES: usize = (16 << 20) - 32;
 
-/// The role of a shim process, see [`crate::entry`].
-pub const SHIM_ROLE: &str = "shim";
-
 /// The name of a shim process in `/proc/PID/comm` and in its first argument.
 pub const SHIM_PROCESS_NAME: &str = "fake-cri-shim";
-
-/// The environment variable with the container's id in each of its processes. [`kill_orphans`] finds the processes of a
-/// dead shim by it.
-pub const CONTAINER_ID_ENV: &str = "FAKE_CRI_CONTAINER_ID";

@@ -18,7 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CONTAINER_ID_ENV, SHIM_PROCESS_NAME, ShimError};
+use super::{SHIM_PROCESS_NAME, ShimError};
+use crate::environment::CONTAINER_ID_ENV;
 use crate::process::{
     ProcessId, pidfd, proc_files,
     pstree::{self, ProcStat},

@@ -15,8 +15,8 @@ use fake_cri::{
 use rstest::rstest;
 
 use crate::{
-    corpus::STEP_COUNT,
     host::{TestHost, fault, job},
+    program_sources::STEP_COUNT,
     programs::Program,
 };
 

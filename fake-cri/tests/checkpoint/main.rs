@@ -6,9 +6,6 @@ mod archive;
 #[cfg(target_arch = "x86_64")]
 mod checkpointctl;
 #[cfg(target_arch = "x86_64")]
-#[path = "../corpus/mod.rs"]
-mod corpus;
-#[cfg(target_arch = "x86_64")]
 mod criu_restore;
 mod disk_full;
 mod freeze;
@@ -22,6 +19,9 @@ mod layout;
 mod location;
 mod measure;
 mod outcomes;
+#[cfg(target_arch = "x86_64")]
+#[path = "../common/programs.rs"]
+mod program_sources;
 #[cfg(target_arch = "x86_64")]
 mod programs;
 #[cfg(target_arch = "x86_64")]

@@ -17,8 +17,8 @@ use nix::{
 
 use crate::{
     archive::ArchiveContents,
-    corpus,
     host::{TestHost, assert_running_untraced, descendants, job, keep_archive},
+    program_sources,
 };
 
 /// How long a program may take for the steps that a test waits for.
@@ -43,7 +43,7 @@ impl Program {
     /// Like [`Program::start`] with another standard output, which must end up in [`Program::output`].
     pub(crate) fn start_with_stdout(stdout: impl Into<Stdio>, source: &str, options: &[&str], dir: &Path) -> Self {
         let mut command = Command::new("setsid");
-        command.args(corpus::program_command(source, options, dir));
+        command.args(program_sources::program_command(source, options, dir));
         let files = dir.join("files");
         fs::create_dir(&files).unwrap();
         let child = command

@@ -7,14 +7,14 @@
 #![cfg(target_arch = "x86_64")]
 
 mod annotations;
-#[path = "../corpus/mod.rs"]
-mod corpus;
-#[path = "../cri/mod.rs"]
+#[path = "../common/cri.rs"]
 mod cri;
 mod criu_script;
 mod disclosure;
 mod lifecycle;
 mod oci_image;
+#[path = "../common/programs.rs"]
+mod program_sources;
 mod programs;
 mod rejection;
 mod steps;

@@ -10,8 +10,8 @@ use cri_proto::runtime::v1;
 use tonic::Status;
 
 use crate::{
-    corpus::{self, STEP_COUNT},
     cri::{Cri, Pod, annotated, builder, container_config},
+    program_sources::{self, STEP_COUNT},
 };
 
 /// The reason why restores are not possible here, if there is one.
@@ -47,7 +47,7 @@ impl TestProgram {
     /// Compiles a program; Python programs are not compiled.
     pub(crate) fn build(source: &str, options: &[&str], dir: &Path) -> Self {
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut command: Vec<_> = corpus::program_command(source, options, dir)
+        let mut command: Vec<_> = program_sources::program_command(source, options, dir)
             .iter()
             .map(|part| text(part))
             .collect();

@@ -8,8 +8,9 @@ use std::{
 };
 
 use fake_cri::{
+    environment::CONTAINER_ID_ENV,
     process::{ProcessId, pidfd, pstree},
-    shim::{CONTAINER_ID_ENV, LaunchProgram, LaunchSpec, Shim, kill_orphans},
+    shim::{LaunchProgram, LaunchSpec, Shim, kill_orphans},
     workload::WorkloadOptions,
 };
 use tempfile::TempDir;

@@ -18,12 +18,12 @@ use super::{
     remote_task::{RemoteTask, RestorerArea},
 };
 use crate::{
+    environment::CONTAINER_ID_ENV,
     process::{
         memory::{MAP_DROPPABLE, ProcMem},
         pagemap::PAGE_SIZE,
         proc_files::{self, ADVICE_FLAGS},
     },
-    shim::CONTAINER_ID_ENV,
 };
 
 /// The recorded flags of mmap(2) that are restored.

@@ -3,16 +3,14 @@
 use std::{ffi::CString, io, os::fd::AsFd, os::unix::ffi::OsStrExt, path::Path, time::Instant};
 
 use super::{
-    super::{
-        CONTAINER_ID_ENV, ExitReason, ExitRecord, LaunchProgram, LaunchSpec, message::Refusal, message::ShimReply,
-        state_dir,
-    },
+    super::{ExitReason, ExitRecord, LaunchProgram, LaunchSpec, message::Refusal, message::ShimReply, state_dir},
     KILL_TIMEOUT, ShimServer, ShimStage,
     checkpoint_thread::CheckpointEvent,
     command, members, streams,
 };
 use crate::{
     checkpoint::{ErrorKind, Failure},
+    environment::CONTAINER_ID_ENV,
     process::{
         ProcessId, daemon,
         identity::Identity,
