@@ -26,14 +26,13 @@ mod inspector;
 mod log_stats;
 mod member_reader;
 mod model;
-pub mod mutant;
 mod open_files;
 mod pagemap;
 pub mod sample;
 mod search;
 mod secrets;
 mod source;
-mod tar_header;
+pub(crate) mod tar_header;
 mod tar_reader;
 
 use std::{

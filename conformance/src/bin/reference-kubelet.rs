@@ -6,7 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use checkpoint_conformance::reference_kubelet::{Authorization, CertificateFiles, Config, Mutant, ReferenceKubelet};
+use checkpoint_conformance::{
+    engine::Suite,
+    mutation::{Defect, MUTANTS, Mutant},
+    reference_kubelet::{Authorization, CertificateFiles, Config, ReferenceKubelet},
+};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -117,8 +121,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(flags: Flags) -> anyhow::Result<()> {
     if flags.mutant.as_deref() == Some("list") {
-        for mutant in Mutant::ALL {
-            println!("{:<28} {}", mutant.name(), mutant.summary());
+        let is_kubelet = |mutant: &&Mutant| matches!(mutant.defect, Defect::Kubelet { .. });
+        for mutant in MUTANTS.iter().filter(is_kubelet) {
+            println!("{:<28} {}", mutant.name, mutant.summary());
         }
         return Ok(());
     }
@@ -182,7 +187,12 @@ impl Flags {
         config.debugging_handlers = self.enable_debugging_handlers;
         config.http2 = self.http2;
         config.remove_pods_at_shutdown = self.remove_pods;
-        config.mutant = self.mutant.map(|name| name.parse()).transpose().context("--mutant")?;
+        if let Some(name) = self.mutant {
+            match Mutant::by_name(Suite::Kubelet, &name).map(|mutant| mutant.defect) {
+                Some(Defect::Kubelet { apply, .. }) => apply(&mut config),
+                _ => anyhow::bail!("--mutant: unknown mutant `{name}`"),
+            }
+        }
         Ok(config)
     }
 }
@@ -205,10 +215,7 @@ mod tests {
         ]);
         let config = flags.config().unwrap();
         assert_eq!(config.container_checkpoint, Some(false));
-        assert_eq!(
-            (config.node_name.as_str(), config.mutant),
-            ("n", Some(Mutant::AnonymousAccepted))
-        );
+        assert_eq!((config.node_name.as_str(), config.anonymous), ("n", true));
         assert_eq!(config.port, 10250);
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::Suite,
-    mutation::MutantDefinition,
+    mutation::Mutant,
     report::Footprint,
     suites::kubelet::{KubeletSession, cases},
     targets::{ContainerRef, CredentialFiles, Embedded, Kubelet, RealKubelet, UrlTarget},
@@ -146,9 +146,9 @@ pub struct KubeletArgs {
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let names = || MutantDefinition::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
-    MutantDefinition::by_name(Suite::Kubelet, name)
-        .map(MutantDefinition::name)
+    let names = || Mutant::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
+    Mutant::by_name(Suite::Kubelet, name)
+        .map(|mutant| mutant.name)
         .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
@@ -267,8 +267,8 @@ impl KubeletArgs {
             let embedded = Embedded {
                 defect: self
                     .mutant
-                    .and_then(|name| MutantDefinition::by_name(Suite::Kubelet, name))
-                    .and_then(MutantDefinition::embedded_defect),
+                    .and_then(|name| Mutant::by_name(Suite::Kubelet, name))
+                    .and_then(Mutant::embedded_defect),
                 ..Embedded::default()
             };
             return Ok(embedded.start().await.map_err(anyhow::Error::from)?);

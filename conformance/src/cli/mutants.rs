@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, print, until_interrupted};
 use crate::{
     engine::exit,
-    mutation::{MUTANTS, MutantDefinition, MutationOptions, markdown, render, run},
+    mutation::{MUTANTS, Mutant, MutationOptions, markdown, render, run},
 };
 
 #[derive(Clone, Debug, Args)]
@@ -44,7 +44,7 @@ impl MutantsArgs {
         let bar = indicatif::ProgressBar::new(mutants.len() as u64);
         let (findings, interrupted) = runtime.block_on(async {
             let work = run(&mutants, &options, |finding| {
-                bar.set_message(finding.definition.name());
+                bar.set_message(finding.mutant.name);
                 bar.inc(1);
             });
             tokio::pin!(work);
@@ -65,7 +65,7 @@ impl MutantsArgs {
         Ok(if all_caught { exit::PASS } else { exit::FAIL })
     }
 
-    fn selected(&self) -> Result<Vec<MutantDefinition>, Failure> {
+    fn selected(&self) -> Result<Vec<Mutant>, Failure> {
         let Some(filter) = &self.filter else {
             return Ok(MUTANTS.to_vec());
         };
@@ -74,7 +74,7 @@ impl MutantsArgs {
         let selected: Vec<_> = MUTANTS
             .iter()
             .copied()
-            .filter(|definition| glob.is_match(format!("{}/{}", definition.suite().as_str(), definition.name())))
+            .filter(|mutant| glob.is_match(format!("{}/{}", mutant.suite.as_str(), mutant.name)))
             .collect();
         if selected.is_empty() {
             return Err(Failure::Usage(format!("no mutant matches {filter}")));

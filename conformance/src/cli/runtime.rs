@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     engine::Suite,
-    mutation::MutantDefinition,
+    mutation::Mutant,
     report::Secrets,
     suites::runtime::{RuntimeSession, cases},
     targets::runtime::{EmbeddedRuntime, Runtime, RuntimeTarget},
@@ -76,9 +76,9 @@ pub(super) struct RuntimeArgs {
 }
 
 fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let names = || MutantDefinition::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
-    MutantDefinition::by_name(Suite::Runtime, name)
-        .map(MutantDefinition::name)
+    let names = || Mutant::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
+    Mutant::by_name(Suite::Runtime, name)
+        .map(|mutant| mutant.name)
         .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
@@ -133,8 +133,8 @@ impl RuntimeArgs {
             let embedded = EmbeddedRuntime {
                 defect: self
                     .mutant
-                    .and_then(|name| MutantDefinition::by_name(Suite::Runtime, name))
-                    .map(|mutant| (mutant.name().to_owned(), mutant.runtime_rules())),
+                    .and_then(|name| Mutant::by_name(Suite::Runtime, name))
+                    .map(|mutant| (mutant.name.to_owned(), mutant.runtime_rules())),
                 executable: None,
             };
             let started = until_interrupted(embedded.start()).await?;

@@ -24,19 +24,14 @@ pub struct Coverage {
 impl Coverage {
     /// The coverage of one suite.
     pub fn for_suite(suite: Suite) -> Coverage {
-        let definitions: Vec<_> = MUTANTS
-            .iter()
-            .filter(|definition| definition.suite() == suite)
-            .collect();
+        let mutants: Vec<_> = MUTANTS.iter().filter(|mutant| mutant.suite == suite).collect();
         let with_mutants = |info: CaseInfo| {
-            let names = definitions
-                .iter()
-                .filter(|definition| definition.must_fail.contains(&info.id));
-            (info, names.map(|definition| definition.name()).collect())
+            let failing = mutants.iter().filter(|mutant| mutant.must_fail.contains(&info.id));
+            (info, failing.map(|mutant| mutant.name).collect())
         };
         Coverage {
             suite,
-            mutant_count: definitions.len(),
+            mutant_count: mutants.len(),
             cases: suites::catalogue_entries()
                 .into_iter()
                 .filter(|entry| entry.suite == suite)

@@ -14,12 +14,9 @@ use crate::engine::Suite;
 /// `x` failed as expected, `-` should have failed and did not, `!` failed and should not have.
 pub fn render(results: &[MutantResult]) -> String {
     let mut text = String::new();
-    let width = results.iter().map(|result| result.definition.name().len()).max();
+    let width = results.iter().map(|result| result.mutant.name.len()).max();
     for suite in Suite::ALL {
-        let suite_results: Vec<_> = results
-            .iter()
-            .filter(|result| result.definition.suite() == suite)
-            .collect();
+        let suite_results: Vec<_> = results.iter().filter(|result| result.mutant.suite == suite).collect();
         if suite_results.is_empty() {
             continue;
         }
@@ -42,10 +39,10 @@ pub fn render(results: &[MutantResult]) -> String {
 
 fn write_row(text: &mut String, result: &MutantResult, width: usize) {
     let verdict = if result.is_caught() { "caught" } else { "MISSED" };
-    let _ = write!(text, "  {verdict}  {:<width$}", result.definition.name());
-    let prefix = format!("{}/", result.definition.suite().as_str());
+    let _ = write!(text, "  {verdict}  {:<width$}", result.mutant.name);
+    let prefix = format!("{}/", result.mutant.suite.as_str());
     let short = |id: &str| id.strip_prefix(&prefix).unwrap_or(id).to_owned();
-    for id in result.definition.must_fail {
+    for id in result.mutant.must_fail {
         let mark = if result.failed_cases.contains(*id) { 'x' } else { '-' };
         let _ = write!(text, "  {mark} {}", short(id));
     }
@@ -59,7 +56,7 @@ fn write_mismatch(text: &mut String, result: &MutantResult) {
     let _ = writeln!(
         text,
         "{} is not caught by exactly the cases of its definition:",
-        result.definition.name()
+        result.mutant.name
     );
     for (label, ids) in [
         ("did not fail", result.missing_failures()),
@@ -78,14 +75,16 @@ fn write_mismatch(text: &mut String, result: &MutantResult) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        mutation::{MutantDefect, MutantDefinition},
-        reference_kubelet::Mutant,
-    };
+    use crate::mutation::Mutant;
 
-    fn mutant_result(defect: MutantDefect, must_fail: &'static [&'static str], failed: &[&str]) -> MutantResult {
+    fn mutant_result(
+        suite: Suite,
+        name: &'static str,
+        must_fail: &'static [&'static str],
+        failed: &[&str],
+    ) -> MutantResult {
         MutantResult {
-            definition: MutantDefinition { defect, must_fail },
+            mutant: Mutant::preset(suite, name, must_fail),
             failed_cases: failed.iter().map(|id| (*id).to_owned()).collect(),
             errors: Vec::new(),
         }
@@ -95,17 +94,20 @@ mod tests {
     fn the_matrix_marks_expected_missing_and_unexpected_failures() {
         let results = [
             mutant_result(
-                MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
+                Suite::Kubelet,
+                "feature-gate-ignored",
                 &["kubelet/feature-gate/disabled"],
                 &["kubelet/feature-gate/disabled"],
             ),
             mutant_result(
-                MutantDefect::Kubelet(Mutant::AnonymousAccepted),
+                Suite::Kubelet,
+                "anonymous-accepted",
                 &["kubelet/authentication/credentials-required"],
                 &["kubelet/checkpoint/succeeds"],
             ),
             mutant_result(
-                MutantDefect::Archive("file/executable"),
+                Suite::Archive,
+                "file/executable",
                 &["archive/file/mode-0600"],
                 &["archive/file/mode-0600"],
             ),

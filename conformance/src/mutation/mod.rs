@@ -1,147 +1,157 @@
-//! Tests of the harness: a target with one defect must fail exactly the cases that its definition lists.
+//! Tests of the harness: a target with one defect must fail exactly the cases that its mutant lists.
 //!
 //! ```text
-//!   MutantDefinition = name + defect + the cases that must fail, declared beforehand
+//!   Mutant = name + defect + the cases that must fail: kubelet.rs, runtime.rs, archive.rs
 //!       | an embedded target (or a sample archive) with that defect; the whole suite for this kind of target
 //!       v
 //!   MutantResult = the cases that failed, compared with the cases that must fail
 //!       v
 //!   matrix, and `N mutants, N caught`
 //!
-//!   MutantDefinition -> Coverage: cases that no mutant fails, or that the same mutants fail; docs/MUTANTS.md
+//!   Mutant -> Coverage: cases that no mutant fails, or that the same mutants fail; docs/MUTANTS.md
 //! ```
 //!
-//! Defects of the kubelet are variants of the reference kubelet. Defects of the runtime are fault presets of fake-cri,
-//! active from its start. Defects of an archive are changes of the sample archive. A case that depends on a failed case
-//! is skipped (`blocked by`), and so is not a failure.
+//! The lists of cases are written by hand before a run, and never generated from a run. A case that depends on a failed
+//! case is skipped (`blocked by`), and so is not a failure.
 
+mod archive;
 mod contradiction;
 mod coverage;
-mod definitions;
+mod kubelet;
 mod matrix;
 mod mutants_doc;
 mod run;
+mod runtime;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use fake_cri::fault::Preset;
 
 use crate::{
     engine::{CaseRecord, Outcome, Suite},
-    targets::Defect,
+    reference_kubelet::Config,
+    targets,
 };
 
+pub use archive::ArchiveDefect;
 pub use contradiction::contradictions;
 pub use coverage::Coverage;
-pub use definitions::{BASELINE_FAILURES, MUTANTS};
 pub use matrix::render;
 pub use mutants_doc::markdown;
 pub use run::{MutationOptions, run};
 
-/// A mutant, and the cases that must fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MutantDefinition {
+/// The cases that the reference kubelet fails without any defect, because the Kubernetes kubelet does. It passes them
+/// with `fractional_timestamps`.
+pub const BASELINE_FAILURES: &[&str] = &["kubelet/archive-name/unique-within-a-second"];
+
+/// Every mutant, suite by suite.
+pub static MUTANTS: LazyLock<Vec<Mutant>> = LazyLock::new(|| {
+    let archive = archive::MUTANTS.map(<[Mutant]>::to_vec).concat();
+    [kubelet::MUTANTS, runtime::MUTANTS, &archive].concat()
+});
+
+/// A target with one defect, and the cases that must fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutant {
+    /// The suite that tests the mutant.
+    pub suite: Suite,
+    /// The name, unique within its suite.
+    pub name: &'static str,
     /// The injected defect.
-    pub defect: MutantDefect,
+    pub defect: Defect,
     /// The cases that must fail. No other case may fail.
     pub must_fail: &'static [&'static str],
 }
 
 /// The defect of a mutant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MutantDefect {
-    /// A defect of the reference kubelet, tested with the kubelet suite.
-    Kubelet(crate::reference_kubelet::Mutant),
-    /// A preset of fake-cri below the reference kubelet, tested with the kubelet suite.
-    KubeletWithRuntime(&'static str),
-    /// A preset of fake-cri alone, tested with the runtime suite.
-    Runtime(&'static str),
-    /// Rules for fake-cri alone, tested with the runtime suite. The rules name Pods of the harness, and so are not a
-    /// preset.
-    RuntimeRules {
-        /// The mutant's name.
-        name: &'static str,
+#[derive(Clone, Copy, Debug)]
+pub enum Defect {
+    /// Changes the configuration of the reference kubelet before each of its starts.
+    Kubelet {
+        /// The defect, in a sentence fragment.
+        summary: &'static str,
+        /// The change.
+        apply: fn(&mut Config),
+    },
+    /// The preset of fake-cri with the mutant's name, active from its start: below the reference kubelet for the kubelet
+    /// suite, alone for the runtime suite.
+    Preset,
+    /// Rules for fake-cri alone. They name Pods of the harness, and so are not a preset.
+    Rules {
         /// The defect, in a sentence fragment.
         summary: &'static str,
         /// Rules in the fault grammar.
         rules: &'static [&'static str],
     },
-    /// A changed sample archive, named as its [`crate::archive::mutant::ArchiveMutant`], tested with the archive suite.
-    Archive(&'static str),
+    /// A change of the sample archive.
+    Archive(ArchiveDefect),
 }
 
-impl MutantDefinition {
-    /// The suite that tests the mutant.
-    pub fn suite(&self) -> Suite {
-        match self.defect {
-            MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) => Suite::Kubelet,
-            MutantDefect::Runtime(_) | MutantDefect::RuntimeRules { .. } => Suite::Runtime,
-            MutantDefect::Archive(_) => Suite::Archive,
-        }
-    }
-
-    /// The mutant's name, unique within its suite.
-    pub fn name(&self) -> &'static str {
-        match self.defect {
-            MutantDefect::Kubelet(mutant) => mutant.name(),
-            MutantDefect::KubeletWithRuntime(name)
-            | MutantDefect::Runtime(name)
-            | MutantDefect::RuntimeRules { name, .. }
-            | MutantDefect::Archive(name) => name,
-        }
-    }
-
+impl Mutant {
     /// The defect, in a few words.
     pub fn summary(&self) -> String {
         match self.defect {
-            MutantDefect::Kubelet(mutant) => mutant.summary().to_owned(),
-            MutantDefect::KubeletWithRuntime(name) | MutantDefect::Runtime(name) => {
-                fake_cri::fault::Preset::by_name(name).map_or_else(String::new, |preset| preset.summary.to_owned())
-            }
-            MutantDefect::RuntimeRules { summary, .. } => summary.to_owned(),
+            Defect::Kubelet { summary, .. } | Defect::Rules { summary, .. } => summary.to_owned(),
+            Defect::Preset => Preset::by_name(self.name).map_or_else(String::new, |preset| preset.summary.to_owned()),
             // The name of an archive mutant states the place and the defect.
-            MutantDefect::Archive(name) => name.replace('/', ": ").replace('-', " "),
+            Defect::Archive(_) => self.name.replace('/', ": ").replace('-', " "),
         }
     }
 
     /// The mutant of that name in a suite.
-    pub fn by_name(suite: Suite, name: &str) -> Option<&'static MutantDefinition> {
+    pub fn by_name(suite: Suite, name: &str) -> Option<&'static Mutant> {
         MUTANTS
             .iter()
-            .find(|definition| definition.suite() == suite && definition.name() == name)
+            .find(|mutant| mutant.suite == suite && mutant.name == name)
     }
 
     /// The names of a suite's mutants.
     pub fn names(suite: Suite) -> impl Iterator<Item = &'static str> {
         MUTANTS
             .iter()
-            .filter(move |definition| definition.suite() == suite)
-            .map(MutantDefinition::name)
+            .filter(move |mutant| mutant.suite == suite)
+            .map(|mutant| mutant.name)
     }
 
     /// The defect for the embedded kubelet, with the name for reports; `None` for a mutant of another suite.
-    pub fn embedded_defect(&self) -> Option<(String, Defect)> {
-        let defect = match self.defect {
-            MutantDefect::Kubelet(mutant) => Defect::Kubelet(mutant),
-            MutantDefect::KubeletWithRuntime(name) => Defect::Runtime(format!("preset:{name}")),
-            MutantDefect::Runtime(_) | MutantDefect::RuntimeRules { .. } | MutantDefect::Archive(_) => return None,
+    pub fn embedded_defect(&self) -> Option<(String, targets::Defect)> {
+        let defect = match (self.suite, self.defect) {
+            (Suite::Kubelet, Defect::Kubelet { apply, .. }) => targets::Defect::Kubelet(apply),
+            (Suite::Kubelet, Defect::Preset) => targets::Defect::Runtime(format!("preset:{}", self.name)),
+            _ => return None,
         };
-        Some((self.name().to_owned(), defect))
+        Some((self.name.to_owned(), defect))
     }
 
-    /// The fault rules for the embedded fake-cri; empty for a mutant of another suite.
+    /// The fault rules for the embedded fake-cri; empty for a mutant without.
     pub fn runtime_rules(&self) -> Vec<String> {
         match self.defect {
-            MutantDefect::Runtime(name) => vec![format!("preset:{name}")],
-            MutantDefect::RuntimeRules { rules, .. } => rules.iter().map(|rule| (*rule).to_owned()).collect(),
-            MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) | MutantDefect::Archive(_) => Vec::new(),
+            Defect::Preset => vec![format!("preset:{}", self.name)],
+            Defect::Rules { rules, .. } => rules.iter().map(|rule| (*rule).to_owned()).collect(),
+            Defect::Kubelet { .. } | Defect::Archive(_) => Vec::new(),
+        }
+    }
+
+    const fn must_fail(mut self, cases: &'static [&'static str]) -> Self {
+        self.must_fail = cases;
+        self
+    }
+
+    const fn preset(suite: Suite, name: &'static str, must_fail: &'static [&'static str]) -> Self {
+        Self {
+            suite,
+            name,
+            defect: Defect::Preset,
+            must_fail,
         }
     }
 }
 
 /// The result of a mutant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct MutantResult {
-    /// The defect, and the cases that must fail.
-    pub definition: MutantDefinition,
+    /// The mutant, with the cases that must fail.
+    pub mutant: Mutant,
     /// The cases that failed, without the cases that fail without any defect.
     pub failed_cases: BTreeSet<String>,
     /// Cases that ended in an error of the harness, with the reason; or why the target did not start.
@@ -149,14 +159,14 @@ pub struct MutantResult {
 }
 
 impl MutantResult {
-    /// Compares the records of a run with the definition.
-    pub fn new(definition: MutantDefinition, records: &[CaseRecord]) -> MutantResult {
+    /// Compares the records of a run with the cases that must fail.
+    pub fn new(mutant: Mutant, records: &[CaseRecord]) -> MutantResult {
         let ids = |matches_outcome: fn(&Outcome) -> bool| {
             let matching = records.iter().filter(move |record| matches_outcome(&record.outcome));
             matching.map(|record| (record.info.id, record.outcome.detail()))
         };
         MutantResult {
-            definition,
+            mutant,
             failed_cases: ids(|outcome| matches!(outcome, Outcome::Fail { .. }))
                 .map(|(id, _)| id)
                 .filter(|id| !BASELINE_FAILURES.contains(id))
@@ -168,7 +178,7 @@ impl MutantResult {
         }
     }
 
-    /// Whether exactly the cases of the definition failed, and at least one.
+    /// Whether exactly the cases of the mutant failed, and at least one.
     pub fn is_caught(&self) -> bool {
         self.errors.is_empty()
             && !self.failed_cases.is_empty()
@@ -178,14 +188,14 @@ impl MutantResult {
 
     /// The cases that should have failed and did not.
     pub fn missing_failures(&self) -> Vec<&str> {
-        let fails = self.definition.must_fail.iter();
+        let fails = self.mutant.must_fail.iter();
         fails.copied().filter(|id| !self.failed_cases.contains(*id)).collect()
     }
 
     /// The cases that failed and should not have.
     pub fn unexpected_failures(&self) -> Vec<&str> {
         let failed = self.failed_cases.iter().map(String::as_str);
-        failed.filter(|id| !self.definition.must_fail.contains(id)).collect()
+        failed.filter(|id| !self.mutant.must_fail.contains(id)).collect()
     }
 }
 
@@ -194,7 +204,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{engine::CaseInfo, reference_kubelet::Mutant, suites};
+    use crate::{engine::CaseInfo, suites};
 
     fn record(id: &'static str, outcome: Outcome) -> CaseRecord {
         let info = suites::catalogue_entries()
@@ -214,10 +224,7 @@ mod tests {
         record(id, Outcome::Fail { actual: String::new() })
     }
 
-    const GATE_IGNORED: MutantDefinition = MutantDefinition {
-        defect: MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
-        must_fail: &["kubelet/feature-gate/disabled"],
-    };
+    const GATE_IGNORED: Mutant = Mutant::preset(Suite::Kubelet, "gate", &["kubelet/feature-gate/disabled"]);
 
     #[test]
     fn a_mutant_is_caught_by_exactly_its_cases() {
@@ -238,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_mutant_without_cases_is_never_caught() {
-        let no_cases = MutantDefinition {
+        let no_cases = Mutant {
             must_fail: &[],
             ..GATE_IGNORED
         };
@@ -269,31 +276,19 @@ mod tests {
     }
 
     #[test]
-    fn definitions_name_cases_of_their_suite_and_cover_every_kubelet_mutant() {
+    fn mutants_name_cases_of_their_suite() {
         let entries = suites::catalogue_entries();
         let mut names = BTreeSet::new();
-        for definition in MUTANTS.iter() {
-            let (suite, name) = (definition.suite(), definition.name());
+        for mutant in MUTANTS.iter() {
+            let (suite, name) = (mutant.suite, mutant.name);
             assert!(names.insert((suite, name)), "{name} twice");
-            assert!(
-                !definition.must_fail.is_empty() && !definition.summary().is_empty(),
-                "{name}"
-            );
-            for id in definition.must_fail {
+            assert!(!mutant.must_fail.is_empty() && !mutant.summary().is_empty(), "{name}");
+            for id in mutant.must_fail {
                 assert!(
                     entries.iter().any(|entry| entry.info.id == *id && entry.suite == suite),
                     "{name}: {id}",
                 );
             }
-            if let MutantDefect::KubeletWithRuntime(name) | MutantDefect::Runtime(name) = definition.defect {
-                assert!(fake_cri::fault::Preset::by_name(name).is_some(), "{name}");
-            }
-        }
-        for mutant in Mutant::ALL.iter().copied() {
-            assert!(
-                names.contains(&(Suite::Kubelet, mutant.name())),
-                "{mutant} is in no definition"
-            );
         }
         assert!(MUTANTS.len() >= 60);
     }

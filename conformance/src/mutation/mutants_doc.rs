@@ -1,4 +1,4 @@
-//! docs/MUTANTS.md, generated from the definitions for readers. Nothing is generated from it.
+//! docs/MUTANTS.md, generated from the mutants for readers. Nothing is generated from it.
 
 use std::fmt::Write as _;
 
@@ -39,13 +39,13 @@ fn write_suite(text: &mut String, coverage: &Coverage) {
         "\n## {}\n\n| mutant | defect | cases that must fail |\n|---|---|---|\n",
         suite.as_str()
     );
-    for definition in MUTANTS.iter().filter(|definition| definition.suite() == suite) {
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.suite == suite) {
         let _ = writeln!(
             text,
             "| `{}` | {} | {} |",
-            definition.name(),
-            escape_cell(&definition.summary()),
-            code_list(definition.must_fail.iter().copied())
+            mutant.name,
+            escape_cell(&mutant.summary()),
+            code_list(mutant.must_fail.iter().copied())
         );
     }
     let _ = write!(text, "\n| case | level | mutants |\n|---|---|---|\n");

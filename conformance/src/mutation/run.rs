@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use futures_util::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::{MutantDefect, MutantDefinition, MutantResult};
+use super::{ArchiveDefect, Defect, Mutant, MutantResult};
 use crate::{
-    archive::{Limits, inspect_file, mutant, sample},
-    engine::{self, CaseRecord, SilentObserver},
+    archive::{Limits, inspect_file, sample},
+    engine::{self, CaseRecord, SilentObserver, Suite},
     suites::{
         archive,
         kubelet::{self, KubeletSession},
@@ -28,16 +28,16 @@ pub struct MutationOptions {
     pub cancellation: CancellationToken,
 }
 
-/// Runs mutants and returns the results of those that ran to the end, in the order of `definitions`. Calls `on_result`
+/// Runs mutants and returns the results of those that ran to the end, in the order of `mutants`. Calls `on_result`
 /// after each mutant.
 pub async fn run(
-    definitions: &[MutantDefinition],
+    mutants: &[Mutant],
     options: &MutationOptions,
     on_result: impl Fn(&MutantResult),
 ) -> Vec<MutantResult> {
-    let mut results: Vec<_> = stream::iter(definitions.iter().enumerate())
+    let mut results: Vec<_> = stream::iter(mutants.iter().enumerate())
         .take_until(options.cancellation.cancelled())
-        .map(|(index, definition)| async move { (index, run_one(*definition, options).await) })
+        .map(|(index, mutant)| async move { (index, run_one(*mutant, options).await) })
         .buffer_unordered(options.jobs.max(1))
         .filter_map(|(index, result)| async move { Some((index, result?)) })
         .inspect(|(_, result)| on_result(result))
@@ -48,20 +48,20 @@ pub async fn run(
 }
 
 /// Runs one mutant; `None` if the run was cancelled.
-async fn run_one(definition: MutantDefinition, options: &MutationOptions) -> Option<MutantResult> {
-    let run = match definition.defect {
-        MutantDefect::Kubelet(_) | MutantDefect::KubeletWithRuntime(_) => run_kubelet_suite(definition, options).await,
-        MutantDefect::Runtime(_) | MutantDefect::RuntimeRules { .. } => run_runtime_suite(definition, options).await,
-        MutantDefect::Archive(name) => run_archive_suite(name).await.map(Some),
+async fn run_one(mutant: Mutant, options: &MutationOptions) -> Option<MutantResult> {
+    let run = match (mutant.suite, mutant.defect) {
+        (_, Defect::Archive(defect)) => run_archive_suite(defect).await.map(Some),
+        (Suite::Runtime, _) => run_runtime_suite(mutant, options).await,
+        _ => run_kubelet_suite(mutant, options).await,
     };
     Some(match run.transpose()? {
         Ok((records, shutdown_result)) => {
-            let mut result = MutantResult::new(definition, &records);
+            let mut result = MutantResult::new(mutant, &records);
             result.errors.extend(shutdown_result.err());
             result
         }
         Err(error) => {
-            let mut result = MutantResult::new(definition, &[]);
+            let mut result = MutantResult::new(mutant, &[]);
             result.errors.push(error);
             result
         }
@@ -71,12 +71,9 @@ async fn run_one(definition: MutantDefinition, options: &MutationOptions) -> Opt
 /// The records of a suite, and the result of the target's shutdown.
 type SuiteOutcome = (Vec<CaseRecord>, Result<(), String>);
 
-async fn run_kubelet_suite(
-    definition: MutantDefinition,
-    options: &MutationOptions,
-) -> Result<Option<SuiteOutcome>, String> {
+async fn run_kubelet_suite(mutant: Mutant, options: &MutationOptions) -> Result<Option<SuiteOutcome>, String> {
     let embedded = Embedded {
-        defect: definition.embedded_defect(),
+        defect: mutant.embedded_defect(),
         executable: options.executable.clone(),
         ..Embedded::default()
     };
@@ -95,12 +92,9 @@ async fn run_kubelet_suite(
     Ok(records.map(|records| (records, shutdown_result)))
 }
 
-async fn run_runtime_suite(
-    definition: MutantDefinition,
-    options: &MutationOptions,
-) -> Result<Option<SuiteOutcome>, String> {
+async fn run_runtime_suite(mutant: Mutant, options: &MutationOptions) -> Result<Option<SuiteOutcome>, String> {
     let embedded = EmbeddedRuntime {
-        defect: Some((definition.name().to_owned(), definition.runtime_rules())),
+        defect: Some((mutant.name.to_owned(), mutant.runtime_rules())),
         executable: options.executable.clone(),
     };
     let runtime = embedded.start().await;
@@ -116,17 +110,16 @@ async fn run_runtime_suite(
 }
 
 /// Writes, reads and checks the archive on a blocking thread.
-async fn run_archive_suite(name: &'static str) -> Result<SuiteOutcome, String> {
+async fn run_archive_suite(defect: ArchiveDefect) -> Result<SuiteOutcome, String> {
     let task = tokio::task::spawn_blocking(move || {
-        let mutant = mutant::by_name(name).ok_or_else(|| format!("no archive mutant is named {name}"))?;
         let dir = tempfile::tempdir().map_err(|error| format!("failed to create a directory: {error}"))?;
         let path = dir.path().join("checkpoint.tar");
-        mutant
+        defect
             .write(&path)
             .map_err(|error| format!("failed to write the archive: {error}"))?;
         let mut archive = inspect_file(&path, &sample::expected(), Limits::default())
             .map_err(|error| format!("failed to read the archive: {error}"))?;
-        mutant.edit_result(&mut archive);
+        defect.edit_result(&mut archive);
         Ok((archive::check_all(&archive), Ok(())))
     });
     task.await

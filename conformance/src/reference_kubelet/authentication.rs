@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, header};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -11,27 +12,27 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use x509_parser::prelude::FromDer as _;
 
-use super::{Config, Mutant, StartError, tls};
+use super::{Config, StartError, tls};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct UserInfo {
-    pub(super) name: String,
-    pub(super) groups: Vec<String>,
+pub(crate) struct UserInfo {
+    pub(crate) name: String,
+    pub(crate) groups: Vec<String>,
 }
 
 #[derive(Debug)]
-pub(super) struct Authentication {
+pub(crate) struct Authentication {
     authorities: Option<(RootCertStore, Arc<dyn ClientCertVerifier>)>,
     tokens: Option<HashMap<String, UserInfo>>,
     anonymous: bool,
-    /// Mutant: accepts credentials of any issuer.
-    trust_any_issuer: bool,
-    /// Mutant: accepts an Authorization header that is not a bearer token.
-    accept_any_scheme: bool,
 }
 
+/// The certificates that the client sent: an extension of the requests on the port with authentication.
+#[derive(Clone)]
+pub(super) struct ClientChain(pub(super) Arc<[CertificateDer<'static>]>);
+
 /// The result for one kind of credentials.
-enum CredentialCheck {
+pub(crate) enum CredentialCheck {
     /// The request has no credentials of this kind.
     Absent,
     Invalid,
@@ -54,17 +55,10 @@ impl Authentication {
                 Some((roots, verifier as Arc<dyn ClientCertVerifier>))
             }
         };
-        let file = config.token_auth_file.as_deref();
-        let tokens = file
-            .filter(|_| !config.has_mutant(Mutant::BearerTokensIgnored))
-            .map(read_tokens)
-            .transpose()?;
         Ok(Self {
             authorities,
-            tokens,
-            anonymous: config.anonymous || config.has_mutant(Mutant::AnonymousAccepted),
-            trust_any_issuer: config.has_mutant(Mutant::UntrustedCredentialsAccepted),
-            accept_any_scheme: config.has_mutant(Mutant::NonBearerSchemeAccepted),
+            tokens: config.token_auth_file.as_deref().map(read_tokens).transpose()?,
+            anonymous: config.anonymous,
         })
     }
 
@@ -75,23 +69,28 @@ impl Authentication {
 
     /// Returns the user; `None` means 401. Valid credentials of one kind suffice even when those of the other kind are
     /// invalid. A request with only invalid credentials is never anonymous.
-    pub(super) fn user(&self, chain: &[CertificateDer<'_>], headers: &HeaderMap) -> Option<UserInfo> {
+    pub(crate) fn user(&self, request: &Parts) -> Option<UserInfo> {
         let mut invalid = false;
-        for check in [self.check_certificate(chain), self.check_token(headers)] {
+        for check in self.check(request) {
             match check {
                 CredentialCheck::Valid(user) => return Some(user.with_group("system:authenticated")),
-                CredentialCheck::Invalid if self.trust_any_issuer => return Some(UserInfo::mutant_user()),
                 CredentialCheck::Invalid => invalid = true,
                 CredentialCheck::Absent => {}
             }
-        }
-        if self.accept_any_scheme && headers.contains_key(header::AUTHORIZATION) && !invalid {
-            return Some(UserInfo::mutant_user());
         }
         (self.anonymous && !invalid).then(|| UserInfo {
             name: "system:anonymous".to_owned(),
             groups: vec!["system:unauthenticated".to_owned()],
         })
+    }
+
+    /// Checks the certificate and the bearer token.
+    pub(crate) fn check(&self, request: &Parts) -> [CredentialCheck; 2] {
+        let chain = request
+            .extensions
+            .get::<ClientChain>()
+            .map_or(&[][..], |chain| &chain.0);
+        [self.check_certificate(chain), self.check_token(&request.headers)]
     }
 
     fn check_certificate(&self, chain: &[CertificateDer<'_>]) -> CredentialCheck {
@@ -126,14 +125,6 @@ impl Authentication {
 }
 
 impl UserInfo {
-    /// Returns the user for requests that a mutant accepts.
-    pub(super) fn mutant_user() -> Self {
-        Self {
-            name: "anyone".to_owned(),
-            groups: vec!["system:authenticated".to_owned()],
-        }
-    }
-
     fn with_group(mut self, group: &str) -> Self {
         if !self.groups.iter().any(|existing| existing == group) {
             self.groups.push(group.to_owned());

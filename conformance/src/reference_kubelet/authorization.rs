@@ -5,14 +5,12 @@ use std::path::Path;
 use http::Method;
 
 use super::authentication::UserInfo;
-use super::{Authorization, Config, Mutant, StartError};
+use super::{Authorization, Config, StartError};
 
 /// Decides by the rules; without rules everything is allowed.
 #[derive(Debug)]
-pub(super) struct Authorizer {
+pub(crate) struct Authorizer {
     rules: Option<Vec<Rule>>,
-    /// Mutant: permission for nodes/proxy suffices for everything.
-    node_proxy_suffices: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -23,10 +21,10 @@ struct Rule {
 }
 
 /// The attributes of a request, as the kubelet sends them in a SubjectAccessReview.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Attributes {
-    pub(super) verb: &'static str,
-    subresources: Vec<&'static str>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) verb: &'static str,
+    pub(crate) subresources: Vec<&'static str>,
 }
 
 impl Attributes {
@@ -70,24 +68,20 @@ impl Attributes {
 impl Authorizer {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let rules = match &config.authorization {
-            Authorization::Rules(path) if !config.has_mutant(Mutant::AuthorizationIgnored) => Some(read_rules(path)?),
-            Authorization::Rules(_) | Authorization::AlwaysAllow => None,
+            Authorization::Rules(path) => Some(read_rules(path)?),
+            Authorization::AlwaysAllow => None,
         };
-        Ok(Self {
-            rules,
-            node_proxy_suffices: config.has_mutant(Mutant::NodesProxySufficient),
-        })
+        Ok(Self { rules })
     }
 
     /// Whether a rule allows the request. Permission for one of several subresources suffices.
-    pub(super) fn allows(&self, user: &UserInfo, attributes: &Attributes) -> bool {
+    pub(crate) fn allows(&self, user: &UserInfo, attributes: &Attributes) -> bool {
         let Some(rules) = &self.rules else { return true };
         let resource = |rule: &Rule, sub: &str| rule.resource == "*" || rule.resource == format!("nodes/{sub}");
         rules.iter().any(|rule| {
             rule.matches_user(user)
                 && (rule.verb == "*" || rule.verb == attributes.verb)
-                && (attributes.subresources.iter().any(|sub| resource(rule, sub))
-                    || self.node_proxy_suffices && resource(rule, "proxy"))
+                && attributes.subresources.iter().any(|sub| resource(rule, sub))
         })
     }
 }
@@ -139,7 +133,6 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         Ok(Authorizer {
             rules: Some(read_rules(&path)?),
-            node_proxy_suffices: false,
         })
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Mutant;
+use super::behavior::Behavior;
 
 /// The configuration of a [`ReferenceKubelet`](super::ReferenceKubelet).
 #[derive(Clone, Debug)]
@@ -54,8 +54,8 @@ pub struct Config {
     pub http2: bool,
     /// Whether shutdown stops and removes the Pods. Default false: the Pods keep running, as with a kubelet.
     pub remove_pods_at_shutdown: bool,
-    /// The mutant to run, if any.
-    pub mutant: Option<Mutant>,
+    /// What a mutant replaces.
+    pub(crate) behavior: Behavior,
 }
 
 impl Config {
@@ -85,7 +85,7 @@ impl Config {
             debugging_handlers: true,
             http2: false,
             remove_pods_at_shutdown: false,
-            mutant: None,
+            behavior: Behavior::default(),
         }
     }
 
@@ -96,14 +96,8 @@ impl Config {
     }
 
     /// Whether the feature gate `ContainerCheckpoint` is on.
-    pub(super) fn checkpoint_gate(&self) -> bool {
-        self.container_checkpoint
-            .unwrap_or(!self.has_mutant(Mutant::FeatureGateOffByDefault))
-    }
-
-    /// Whether this mutant runs.
-    pub(super) fn has_mutant(&self, mutant: Mutant) -> bool {
-        self.mutant == Some(mutant)
+    pub(crate) fn checkpoint_gate(&self) -> bool {
+        self.container_checkpoint.unwrap_or(true)
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use http::StatusCode;
 
+use super::behavior::PathNames;
 use super::pod_store::{ContainerRuns, PodStore, RunState};
 use super::responses::{self, FullResponse};
 use super::route;
@@ -16,13 +17,13 @@ struct LogOptions {
     timestamps: bool,
 }
 
-pub(super) async fn handle(pods: &PodStore, names: &[String; 3], query: Option<&str>) -> FullResponse {
+pub(super) async fn handle(pods: &PodStore, names: &PathNames, query: Option<&str>) -> FullResponse {
     let [namespace, pod, name] = names;
     let options = match options(query) {
         Ok(options) => options,
         Err((status, text)) => return responses::with_sniffed_type(status, text),
     };
-    let Some(pod_record) = pods.find(namespace, pod, false) else {
+    let Some(pod_record) = pods.find(namespace, pod) else {
         return responses::with_sniffed_type(StatusCode::NOT_FOUND, format!("pod {pod:?} does not exist"));
     };
     let Some(container) = pods.container(&pod_record.uid, name) else {

@@ -14,7 +14,7 @@
 //! errors of the runtime become responses (500 with the message of the runtime) or are retried (Pods).
 
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{Authorization, CertificateFiles, Config};
-pub use mutant::{Mutant, UnknownMutant};
 pub use start_error::StartError;
 
 use authentication::Authentication;
@@ -36,19 +35,19 @@ use runtime_connection::RuntimeConnection;
 use server::{Handlers, Port};
 use static_pod::Supervisor;
 
-mod authentication;
-mod authorization;
-mod checkpoint;
+pub(crate) mod authentication;
+pub(crate) mod authorization;
+pub(crate) mod behavior;
+pub(crate) mod checkpoint;
 mod config;
 mod logs;
-mod mutant;
 mod pod_requests;
-mod pod_store;
-mod responses;
-mod route;
+pub(crate) mod pod_store;
+pub(crate) mod responses;
+pub(crate) mod route;
 mod runtime_calls;
-mod runtime_connection;
-mod server;
+pub(crate) mod runtime_connection;
+pub(crate) mod server;
 mod start_error;
 mod static_pod;
 mod tls;
@@ -170,7 +169,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartE
     Ok((listener, address))
 }
 
-/// Creates the directories. `checkpoints` has mode 0700 and is created only when the feature gate is on.
+/// Creates the directories; `checkpoints` only when the feature gate is on.
 fn create_directories(config: &Config) -> Result<(), StartError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();
@@ -178,26 +177,12 @@ fn create_directories(config: &Config) -> Result<(), StartError> {
     };
     std::fs::create_dir_all(&config.root_dir).map_err(file_error(&config.root_dir))?;
     let path = config.checkpoints_dir();
-    if config.has_mutant(Mutant::ArchivesDeletedAtStart) && path.exists() {
-        std::fs::remove_dir_all(&path).map_err(file_error(&path))?;
-    }
-    let create_checkpoints_dir = config.checkpoint_gate()
-        || config.has_mutant(Mutant::FeatureGateIgnored)
-        || config.has_mutant(Mutant::CheckpointsDirWithGateDisabled);
-    if create_checkpoints_dir && !config.has_mutant(Mutant::CheckpointsDirCreatedLate) {
-        let mode = if config.has_mutant(Mutant::CheckpointsDirMode0755) {
-            0o755
-        } else {
-            0o700
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&path)
-            .map_err(file_error(&path))?;
-        if config.has_mutant(Mutant::CheckpointsDirMode0755) {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(file_error(&path))?;
-        }
+    if config.checkpoint_gate() {
+        (config.behavior.create_checkpoints_dir)(&path).map_err(file_error(&path))?;
     }
     Ok(())
+}
+
+pub(crate) fn create_checkpoints_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use cri_proto::runtime::v1::ContainerState as CriState;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
-    PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    Pod, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -22,36 +22,43 @@ pub(super) mod label {
 }
 
 /// The part of a Pod that request handlers need.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PodRecord {
-    pub(super) name: String,
-    pub(super) namespace: String,
-    pub(super) uid: String,
-    /// The names of the containers, then of the init containers, then of the ephemeral containers.
-    pub(super) containers: Vec<String>,
-    /// The number of containers, and the number of containers and init containers together.
-    pub(super) container_counts: (usize, usize),
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodRecord {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) containers: Vec<String>,
+    pub(crate) init_containers: Vec<String>,
+    pub(crate) ephemeral_containers: Vec<String>,
 }
 
 impl PodRecord {
+    pub(crate) fn has_container(&self, name: &str) -> bool {
+        let [containers, init, ephemeral] = [&self.containers, &self.init_containers, &self.ephemeral_containers];
+        [containers, init, ephemeral]
+            .into_iter()
+            .flatten()
+            .any(|known| known == name)
+    }
+
     /// Returns the full name, which is part of the archive name: `<pod>_<namespace>`.
-    pub(super) fn full_name(&self) -> String {
+    pub(crate) fn full_name(&self) -> String {
         format!("{}_{}", self.name, self.namespace)
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ContainerRun {
+pub(crate) struct ContainerRun {
     pub(super) id: String,
     pub(super) attempt: u32,
-    pub(super) log: PathBuf,
+    pub(crate) log: PathBuf,
     pub(super) image: String,
     pub(super) image_ref: String,
-    pub(super) state: RunState,
+    pub(crate) state: RunState,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RunState {
+pub(crate) enum RunState {
     Created,
     /// The start time in nanoseconds since 1970.
     Running(i64),
@@ -71,7 +78,7 @@ impl RunState {
 
 /// The end of a run; times in nanoseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RunExit {
+pub(crate) struct RunExit {
     pub(super) code: i32,
     pub(super) started_at: i64,
     pub(super) finished_at: i64,
@@ -81,10 +88,10 @@ pub(super) struct RunExit {
 
 /// The last two runs of a container, and the reason and message while it waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ContainerRuns {
-    pub(super) current: Option<ContainerRun>,
-    pub(super) previous: Option<ContainerRun>,
-    pub(super) waiting: Option<(String, String)>,
+pub(crate) struct ContainerRuns {
+    pub(crate) current: Option<ContainerRun>,
+    pub(crate) previous: Option<ContainerRun>,
+    pub(crate) waiting: Option<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -96,36 +103,25 @@ struct PodEntry {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct PodStore {
+pub(crate) struct PodStore {
     entries: Mutex<BTreeMap<String, PodEntry>>,
 }
 
 impl PodStore {
     /// Adds a Pod, which must have a name and a uid. A Pod with the same uid is replaced.
     pub(super) fn add(&self, pod: Pod) -> PodRecord {
-        let spec = pod.spec.as_ref();
-        let container_count = spec.map_or(0, |spec| spec.containers.len());
-        let init_count = spec.map_or(0, |spec| spec.init_containers.iter().flatten().count());
-        let names = spec.into_iter().flat_map(|spec| {
-            let containers = spec.containers.iter().map(|container| container.name.clone());
-            let init = spec
-                .init_containers
-                .iter()
-                .flatten()
-                .map(|container| container.name.clone());
-            let ephemeral = spec
-                .ephemeral_containers
-                .iter()
-                .flatten()
-                .map(|container| container.name.clone());
-            containers.chain(init).chain(ephemeral)
-        });
+        fn names<'a>(containers: impl IntoIterator<Item = &'a Container>) -> Vec<String> {
+            containers.into_iter().map(|container| container.name.clone()).collect()
+        }
+        let spec = pod.spec.clone().unwrap_or_default();
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
         let record = PodRecord {
             name: pod.metadata.name.clone().unwrap_or_default(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            containers: names.collect(),
-            container_counts: (container_count, container_count + init_count),
+            containers: names(&spec.containers),
+            init_containers: names(spec.init_containers.iter().flatten()),
+            ephemeral_containers: ephemeral.map(|container| container.name.clone()).collect(),
         };
         let entry = PodEntry {
             pod,
@@ -141,27 +137,24 @@ impl PodStore {
         self.lock_entries().remove(uid);
     }
 
-    /// Finds a Pod by namespace and name. Only a mutant sets `any_namespace`.
-    pub(super) fn find(&self, namespace: &str, name: &str, any_namespace: bool) -> Option<PodRecord> {
-        let entries = self.lock_entries();
-        let mut records = entries.values().map(|entry| &entry.record);
-        records
-            .find(|pod| pod.name == name && (any_namespace || pod.namespace == namespace))
-            .cloned()
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<PodRecord> {
+        self.find_where(|pod| pod.name == name && pod.namespace == namespace)
     }
 
-    pub(super) fn has_namespace(&self, namespace: &str) -> bool {
-        self.lock_entries()
-            .values()
-            .any(|entry| entry.record.namespace == namespace)
+    pub(crate) fn find_where(&self, matches: impl Fn(&PodRecord) -> bool) -> Option<PodRecord> {
+        let entries = self.lock_entries();
+        let mut records = entries.values().map(|entry| &entry.record);
+        records.find(|pod| matches(pod)).cloned()
     }
 
     /// Returns the runs of a container; `None` when the spec of the Pod has no such container.
-    pub(super) fn container(&self, uid: &str, name: &str) -> Option<ContainerRuns> {
+    pub(crate) fn container(&self, uid: &str, name: &str) -> Option<ContainerRuns> {
         let entries = self.lock_entries();
         let entry = entries.get(uid)?;
-        let in_spec = entry.record.containers.iter().any(|existing| existing == name);
-        in_spec.then(|| entry.containers.get(name).cloned().unwrap_or_default())
+        entry
+            .record
+            .has_container(name)
+            .then(|| entry.containers.get(name).cloned().unwrap_or_default())
     }
 
     pub(super) fn update(&self, uid: &str, phase: &'static str, containers: BTreeMap<String, ContainerRuns>) {
@@ -186,8 +179,8 @@ impl PodEntry {
     fn with_status(&self) -> Pod {
         let mut pod = self.pod.clone();
         let spec = pod.spec.as_ref();
-        let statuses = |containers: &[k8s_openapi::api::core::v1::Container]| -> Option<Vec<ContainerStatus>> {
-            let status = |container: &k8s_openapi::api::core::v1::Container| {
+        let statuses = |containers: &[Container]| -> Option<Vec<ContainerStatus>> {
+            let status = |container: &Container| {
                 self.containers
                     .get(&container.name)
                     .cloned()
@@ -209,6 +202,10 @@ impl PodEntry {
 }
 
 impl ContainerRuns {
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(&self.current, Some(run) if matches!(run.state, RunState::Running(_)))
+    }
+
     fn restarts(&self) -> i32 {
         let attempt = self
             .current
@@ -218,7 +215,7 @@ impl ContainerRuns {
         i32::try_from(attempt).unwrap_or(i32::MAX)
     }
 
-    fn status(&self, spec: &k8s_openapi::api::core::v1::Container) -> ContainerStatus {
+    fn status(&self, spec: &Container) -> ContainerStatus {
         let state = match (&self.current, &self.waiting) {
             (Some(run), None) => run.state(),
             (_, waiting) => {
@@ -309,13 +306,13 @@ mod tests {
     fn finds_pods_by_namespace_and_name() {
         let pods = PodStore::default();
         let record = pods.add(pod("a", "x", "1"));
-        assert_eq!(record.containers, ["app", "first"]);
+        assert_eq!(record.containers, ["app"]);
+        assert_eq!(record.init_containers, ["first"]);
         assert_eq!(record.full_name(), "a_x");
-        assert_eq!(pods.find("x", "a", false), Some(record.clone()));
-        assert_eq!(pods.find("y", "a", false), None);
-        assert_eq!(pods.find("y", "a", true), Some(record));
+        assert_eq!(pods.find("x", "a"), Some(record));
+        assert_eq!(pods.find("y", "a"), None);
         pods.remove("1");
-        assert_eq!(pods.find("x", "a", false), None);
+        assert_eq!(pods.find("x", "a"), None);
     }
 
     #[test]

@@ -1,47 +1,29 @@
 //! The responses, in the form of Go's HTTP server.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
-use http_body_util::Full;
 
-use super::Mutant;
-
-pub(super) type FullResponse = Response<Full<Bytes>>;
+pub(crate) type FullResponse = Response<Bytes>;
 
 /// The content type that Go's `http.DetectContentType` returns for text.
-pub(super) const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+pub(crate) const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 /// The content type that it returns for binary data.
 const OCTET_STREAM: &str = "application/octet-stream";
 
 /// Returns a response whose content type is detected from the body, as with go-restful's `WriteErrorString`.
-pub(super) fn with_sniffed_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
+pub(crate) fn with_sniffed_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
     let body = body.into();
     let kind = sniff(&body);
     with_type(status, kind, body)
 }
 
-/// Applies the defect of a mutant to a correct response.
-pub(super) fn apply_mutant(mut response: FullResponse, mutant: Option<Mutant>) -> FullResponse {
-    let status = response.status();
-    match mutant {
-        Some(Mutant::ErrorsAsJson) if status.is_client_error() || status.is_server_error() => {
-            let kind = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-        }
-        Some(Mutant::WwwAuthenticateOn401) if status == StatusCode::UNAUTHORIZED => {
-            let challenge = HeaderValue::from_static("Bearer realm=\"kubelet\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        }
-        Some(Mutant::AllowHeaderMissing) if status == StatusCode::METHOD_NOT_ALLOWED => {
-            response.headers_mut().remove(ALLOW);
-        }
-        Some(Mutant::NotAcceptableWithoutBody) if status == StatusCode::NOT_ACCEPTABLE => {
-            *response.body_mut() = Full::default();
-        }
-        _ => {}
-    }
-    response
+/// A response that ends the handling of a request.
+pub(crate) type Rejection = Box<FullResponse>;
+
+/// Returns a rejection whose content type is detected from the body.
+pub(crate) fn reject(status: StatusCode, body: impl Into<Vec<u8>>) -> Rejection {
+    Box::new(with_sniffed_type(status, body))
 }
 
 /// Returns the response of Go's `http.Error`: the text with a newline, and `X-Content-Type-Options: nosniff`.
@@ -71,21 +53,21 @@ pub(super) fn bad_request() -> FullResponse {
 
 /// Returns a response without a content type, as for logs.
 pub(super) fn without_content_type(status: StatusCode, body: impl Into<Vec<u8>>) -> FullResponse {
-    let mut response = Response::new(Full::new(Bytes::from(body.into())));
+    let mut response = Response::new(Bytes::from(body.into()));
     *response.status_mut() = status;
     response
 }
 
-pub(super) fn route_not_found() -> FullResponse {
+pub(crate) fn route_not_found() -> FullResponse {
     go_error(StatusCode::NOT_FOUND, "404 page not found")
 }
 
-pub(super) fn json(body: impl Into<Vec<u8>>) -> FullResponse {
+pub(crate) fn json(body: impl Into<Vec<u8>>) -> FullResponse {
     with_type(StatusCode::OK, "application/json", body)
 }
 
-pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> FullResponse {
-    let mut response = Response::new(Full::new(Bytes::from(body.into())));
+pub(crate) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> FullResponse {
+    let mut response = Response::new(Bytes::from(body.into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -93,7 +75,7 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: impl Into<
     response
 }
 
-pub(super) fn method_not_allowed(allow: &'static str) -> FullResponse {
+pub(crate) fn method_not_allowed(allow: &'static str) -> FullResponse {
     let mut response = with_sniffed_type(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
@@ -104,7 +86,7 @@ pub(super) fn redirect(location: &str, with_body: bool) -> FullResponse {
         let text = format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape_html(location));
         with_type(StatusCode::TEMPORARY_REDIRECT, "text/html; charset=utf-8", text)
     } else {
-        let mut response = Response::new(Full::default());
+        let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
         response
     };

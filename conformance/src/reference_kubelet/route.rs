@@ -9,8 +9,9 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::Mutant;
-use super::responses::{self, FullResponse};
+use super::Config;
+use super::behavior::PathNames;
+use super::responses::{self, Rejection, reject};
 
 /// The result of the outer router, before authentication.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,9 +30,20 @@ pub(super) enum Route {
 
 /// The optional routes that a port serves.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ServedRoutes {
-    pub(super) debugging: bool,
-    pub(super) checkpoint: bool,
+pub(crate) struct ServedRoutes {
+    pub(crate) debugging: bool,
+    pub(crate) checkpoint: bool,
+}
+
+impl ServedRoutes {
+    /// The debugging handlers are served only where requests are authenticated. The checkpoint handler is one of them.
+    pub(crate) fn new(config: &Config, authenticated: bool) -> Self {
+        let debugging = authenticated && config.debugging_handlers;
+        Self {
+            debugging,
+            checkpoint: debugging && config.checkpoint_gate(),
+        }
+    }
 }
 
 /// The outer router. `raw` is the path as received, still percent-encoded.
@@ -63,62 +75,43 @@ pub(super) fn match_route(raw: &str, query: Option<&str>, roots: ServedRoutes) -
 }
 
 /// Returns the three names after the first segment of a decoded path; 404 when there are not exactly three.
-pub(super) fn path_names(path: &str, mutant: Option<Mutant>) -> Result<[String; 3], Box<FullResponse>> {
-    let inner = match mutant {
-        Some(Mutant::TrailingSlash404) => path.trim_start_matches('/'),
-        _ => path.trim_matches('/'),
-    };
-    let mut tokens = inner.split('/').skip(1).map(str::to_owned);
-    match (tokens.next(), tokens.next(), tokens.next(), tokens.next()) {
-        (Some(namespace), Some(pod), Some(container), None) => Ok([namespace, pod, container]),
-        (Some(namespace), Some(pod), Some(container), Some(_)) if mutant == Some(Mutant::ExtraSegmentsIgnored) => {
-            Ok([namespace, pod, container])
-        }
-        (Some(namespace), Some(pod), None, None) if mutant == Some(Mutant::ContainerNameOptional) => {
-            Ok([namespace, pod, String::new()])
-        }
-        _ => Err(Box::new(responses::with_sniffed_type(
-            StatusCode::NOT_FOUND,
-            "404: Page Not Found",
-        ))),
-    }
+pub(crate) fn path_names(path: &str) -> Result<PathNames, Rejection> {
+    let names: Vec<_> = path.trim_matches('/').split('/').skip(1).map(str::to_owned).collect();
+    PathNames::try_from(names).map_err(|_| page_not_found())
 }
 
-pub(super) fn check_method(requested: &Method, route: Method) -> Result<(), Box<FullResponse>> {
+/// The response of go-restful for a path without a route.
+pub(crate) fn page_not_found() -> Rejection {
+    reject(StatusCode::NOT_FOUND, "404: Page Not Found")
+}
+
+pub(crate) fn check_method(requested: &Method, route: Method) -> Result<(), Rejection> {
     if *requested == route {
         return Ok(());
     }
-    Err(Box::new(responses::method_not_allowed(if route == Method::POST {
-        "POST"
-    } else {
-        "GET"
-    })))
+    let allow = if route == Method::POST { "POST" } else { "GET" };
+    Err(Box::new(responses::method_not_allowed(allow)))
 }
 
 /// Checks the Accept header for a JSON response. Kubelets before 1.36 return 415 for a request without a body.
-pub(super) fn accepts_json(headers: &HeaderMap, mutant: Option<Mutant>) -> Result<(), Box<FullResponse>> {
+pub(super) fn accepts_json(headers: &HeaderMap) -> Result<(), Rejection> {
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    let accepts = |kind: &str| {
+    let is_json = |kind: &str| {
         let kind = kind.split(';').next().unwrap_or_default().trim_matches(' ');
         kind == "*/*" || kind == "application/json"
     };
-    let allowed = match mutant {
-        Some(Mutant::AcceptHeaderIgnored) => true,
-        Some(Mutant::AcceptList406) => accept.is_empty() || accepts(accept),
-        _ => accept.is_empty() || accept.split(',').any(accepts),
-    };
-    if allowed {
+    if accept.is_empty() || accept.split(',').any(is_json) {
         return Ok(());
     }
     let text = "406: Not Acceptable\n\nAvailable representations: application/json";
-    Err(Box::new(responses::with_sniffed_type(StatusCode::NOT_ACCEPTABLE, text)))
+    Err(reject(StatusCode::NOT_ACCEPTABLE, text))
 }
 
 /// Returns all values of a query parameter, as Go's `url.ParseQuery`: parts that cannot be decoded are dropped.
-pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
+pub(crate) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
     let parts = query
         .unwrap_or_default()
         .split('&')
@@ -133,7 +126,7 @@ pub(super) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
 }
 
 /// Decodes percent-encoding; `None` when an escape is malformed.
-pub(super) fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -151,7 +144,7 @@ pub(super) fn decode(text: &str) -> Option<String> {
 }
 
 /// Returns the canonical form of a path, without empty, `.` and `..` segments. A trailing slash stays.
-pub(super) fn canonical(path: &str) -> String {
+pub(crate) fn canonical(path: &str) -> String {
     let mut segments: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         match segment {
@@ -236,6 +229,6 @@ mod tests {
         if !accept.is_empty() {
             headers.insert(header::ACCEPT, accept.parse().unwrap());
         }
-        assert_eq!(accepts_json(&headers, None).is_ok(), expected);
+        assert_eq!(accepts_json(&headers).is_ok(), expected);
     }
 }

@@ -13,7 +13,7 @@ macro_rules! calls {
     ($($client:ident.$rpc:ident: $operation:literal, $request:ty => $response:ty;)*) => {
         impl RuntimeConnection {
             $(
-                pub(super) async fn $rpc(&self, deadline: Duration, message: $request) -> Result<$response, CriError> {
+                pub(crate) async fn $rpc(&self, deadline: Duration, message: $request) -> Result<$response, CriError> {
                     let mut client = self.$client();
                     self.call($operation, deadline, message, |request| async move { client.$rpc(request).await }).await
                 }

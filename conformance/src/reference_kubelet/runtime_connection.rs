@@ -21,7 +21,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// A connection to the runtime. It reconnects after a failure.
 #[derive(Debug)]
-pub(super) struct RuntimeConnection {
+pub(crate) struct RuntimeConnection {
     channel: Channel,
     socket: PathBuf,
     timeout: Duration,
@@ -37,11 +37,11 @@ struct OperationCounts {
 /// An error of the runtime or of the connection, formatted as by grpc-go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rpc error: code = {} desc = {message}", go_name(*code))]
-pub(super) struct CriError {
-    pub(super) code: Code,
-    pub(super) message: String,
+pub(crate) struct CriError {
+    pub(crate) code: Code,
+    pub(crate) message: String,
     /// Whether the client raised the error, without a response of the runtime.
-    pub(super) raised_locally: bool,
+    pub(crate) raised_locally: bool,
 }
 
 impl RuntimeConnection {
@@ -75,7 +75,7 @@ impl RuntimeConnection {
         })
     }
 
-    pub(super) fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }
 
@@ -198,7 +198,7 @@ impl CriError {
     }
 
     /// The error for a runtime that is unreachable.
-    pub(super) fn unavailable(message: &str) -> Self {
+    pub(crate) fn unavailable(message: &str) -> Self {
         Self {
             code: Code::Unavailable,
             message: message.to_owned(),

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     engine::Suite,
-    reference_kubelet::{Authorization, Config, Mutant, ReferenceKubelet},
+    reference_kubelet::{Authorization, Config, ReferenceKubelet},
     report,
 };
 
@@ -35,10 +35,10 @@ const NODE_NAME: &str = "embedded";
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A defect of an embedded target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Defect {
-    /// A defect of the reference kubelet.
-    Kubelet(Mutant),
+    /// A defect of the reference kubelet: changes its configuration before each start.
+    Kubelet(fn(&mut Config)),
     /// A defect of fake-cri: a fault rule or preset that is active from the start.
     Runtime(String),
 }
@@ -83,15 +83,16 @@ impl Embedded {
         config.fractional_timestamps = self.fractional_timestamps;
         config.file_check_frequency = Duration::ZERO;
         config.relist_period = Duration::from_millis(25);
-        if let Some((_, Defect::Kubelet(mutant))) = &self.defect {
-            config.mutant = Some(*mutant);
-        }
 
         let checkpoints = config.checkpoints_dir();
         let default_timeout = config.runtime_request_timeout;
         let control = cri.control_socket().to_owned();
         let lifecycle = EmbeddedLifecycle {
             config,
+            defect: match &self.defect {
+                Some((_, Defect::Kubelet(apply))) => Some(*apply),
+                _ => None,
+            },
             identities,
             kubelet: Mutex::new(None),
             cri: Mutex::new(Some(cri)),
@@ -203,6 +204,7 @@ fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
 
 struct EmbeddedLifecycle {
     config: Config,
+    defect: Option<fn(&mut Config)>,
     identities: TestIdentities,
     kubelet: Mutex<Option<ReferenceKubelet>>,
     cri: Mutex<Option<FakeCri>>,
@@ -233,6 +235,9 @@ impl Lifecycle for EmbeddedLifecycle {
                 KubeletConfig::GateDefault => config.container_checkpoint = None,
                 KubeletConfig::DebuggingHandlersOff => config.debugging_handlers = false,
                 KubeletConfig::ShortRequestTimeout => config.runtime_request_timeout = SHORT_REQUEST_TIMEOUT,
+            }
+            if let Some(apply) = self.defect {
+                apply(&mut config);
             }
             let kubelet = ReferenceKubelet::start(config)
                 .await

@@ -7,9 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use checkpoint_conformance::archive::{
-    mutant::write_private,
-    sample::{BlockSizesEncoding, Sample, SampleMember, compressed_entry, tar_of},
+use checkpoint_conformance::archive::sample::{
+    BlockSizesEncoding, Sample, SampleMember, compressed_entry, tar_of, write_private,
 };
 use flate2::{Compression, write::GzEncoder};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};

@@ -7,7 +7,9 @@ use std::{
 };
 
 use checkpoint_conformance::{
-    archive::{mutant, sample},
+    archive::sample,
+    engine::Suite,
+    mutation::{Defect, Mutant},
     report::{self, Report},
 };
 use rstest::rstest;
@@ -22,9 +24,13 @@ impl ArchiveBench {
         let bench = ArchiveBench(tempfile::tempdir().unwrap());
         let archive = bench.path("checkpoint.tar");
         match name {
-            Some(name) => mutant::by_name(name).unwrap().write(&archive).unwrap(),
+            Some(name) => match Mutant::by_name(Suite::Archive, name).unwrap().defect {
+                Defect::Archive(defect) => defect.write(&archive).unwrap(),
+                other => panic!("{other:?}"),
+            },
             None => {
-                mutant::write_private(&archive, &sample::tar_of(&sample::Sample::default().members()).unwrap()).unwrap()
+                let bytes = sample::tar_of(&sample::Sample::default().members()).unwrap();
+                sample::write_private(&archive, &bytes).unwrap();
             }
         }
         bench

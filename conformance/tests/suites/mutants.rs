@@ -4,8 +4,7 @@ use std::process::{Command, Stdio};
 
 use checkpoint_conformance::{
     engine::Suite,
-    mutation::{MUTANTS, MutantDefect, MutantDefinition, MutationOptions, run},
-    reference_kubelet::Mutant,
+    mutation::{MUTANTS, Mutant, MutationOptions, run},
 };
 use rstest::rstest;
 
@@ -34,7 +33,7 @@ fn assert_all_caught(filter: &str, count: usize) {
 /// release mode.
 #[test]
 fn every_archive_mutant_is_caught_by_exactly_its_cases() {
-    let archives = MUTANTS.iter().filter(|definition| definition.suite() == Suite::Archive);
+    let archives = MUTANTS.iter().filter(|mutant| mutant.suite == Suite::Archive);
     assert_all_caught("archive/*", archives.count());
 }
 
@@ -48,17 +47,18 @@ fn a_mutant_of_a_running_target_is_caught_by_exactly_its_cases(#[case] name: &st
 
 #[tokio::test]
 async fn wrong_mutant_definitions_are_detected() {
-    let definitions = [
-        MutantDefinition {
-            defect: MutantDefect::Kubelet(Mutant::Unauthenticated403),
+    let kubelet_mutant = |name: &str| *Mutant::by_name(Suite::Kubelet, name).unwrap();
+    let mutants = [
+        Mutant {
             must_fail: &["kubelet/authentication/credentials-required"],
+            ..kubelet_mutant("unauthenticated-403")
         },
-        MutantDefinition {
-            defect: MutantDefect::Kubelet(Mutant::FeatureGateIgnored),
+        Mutant {
             must_fail: &["kubelet/feature-gate/disabled", "kubelet/checkpoint/succeeds"],
+            ..kubelet_mutant("feature-gate-ignored")
         },
     ];
-    let findings = run(&definitions, &options(), |_| {}).await;
+    let findings = run(&mutants, &options(), |_| {}).await;
     assert!(!findings[0].is_caught());
     assert_eq!(
         findings[0].unexpected_failures(),

@@ -8,7 +8,7 @@
 mod documents;
 mod entries;
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt as _, path::Path};
 
 use cri_proto::criu::{
     self, Kind,
@@ -274,6 +274,15 @@ impl Sample {
         members.push(SampleMember::file("rootfs-diff.tar", [0; 1024]));
         members
     }
+}
+
+/// Writes an archive with mode 0600, as a runtime must.
+///
+/// # Errors
+/// An I/O error.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::write(path, bytes)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
 }
 
 /// Encodes the members as a tar.
