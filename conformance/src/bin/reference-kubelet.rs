@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Flags {
-    /// The directory for checkpoints, logs and volumes.
+    /// The directory for checkpoints and logs.
     #[arg(long, default_value = "/var/lib/reference-kubelet")]
     root_dir: PathBuf,
     /// The node name, which is appended to the name of each static Pod [default: the host name].

@@ -8,11 +8,7 @@ use std::{io, path::Path, path::PathBuf};
 use cri_proto::runtime::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{
-    Config,
-    runtime_calls::LocalImage,
-    static_pod::{create_pod_directories, translate},
-};
+use super::{Config, runtime_calls::LocalImage, static_pod::translate};
 
 /// Builds the requests for one Pod.
 #[derive(Clone, Debug)]
@@ -32,13 +28,14 @@ impl PodRequests {
         }
     }
 
-    /// Returns the sandbox configuration and creates the directories of the Pod.
+    /// Returns the sandbox configuration and creates the log directory of the Pod.
     ///
     /// # Errors
-    /// A directory cannot be created.
+    /// The directory cannot be created.
     pub(crate) fn sandbox(&self) -> io::Result<cri::PodSandboxConfig> {
-        create_pod_directories(&self.config, &self.pod)?;
-        Ok(translate::sandbox(&self.config, &self.pod, 0))
+        let sandbox = translate::sandbox(&self.config, &self.pod, 0);
+        std::fs::create_dir_all(&sandbox.log_directory)?;
+        Ok(sandbox)
     }
 
     /// Returns the configuration of the first run of a container; creates its log directory and mounted files.

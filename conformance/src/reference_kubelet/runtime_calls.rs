@@ -50,11 +50,10 @@ pub(crate) struct LocalImage {
 }
 
 impl RuntimeConnection {
-    /// Returns the image with its user, after a pull if needed. The kubelet does the same before CreateContainer.
+    /// Returns the image with its user, after a pull if the runtime does not have the image (pull policy IfNotPresent).
     pub(super) async fn ensure_image(
         &self,
         image: &str,
-        policy: PullPolicy,
         sandbox: &PodSandboxConfig,
     ) -> Result<LocalImage, ImagePullError> {
         let image_spec = ImageSpec {
@@ -63,10 +62,9 @@ impl RuntimeConnection {
             ..ImageSpec::default()
         };
         let local_image = self.inspect_image(image_spec.clone()).await?;
-        let reference = match (local_image, policy) {
-            (Some(local_image), PullPolicy::IfNotPresent | PullPolicy::Never) => local_image.id,
-            (None, PullPolicy::Never) => return Err(ImagePullError::Never(image.to_owned())),
-            _ => {
+        let reference = match local_image {
+            Some(local_image) => local_image.id,
+            None => {
                 let request = PullImageRequest {
                     image: Some(image_spec),
                     auth: None,
@@ -99,21 +97,12 @@ impl RuntimeConnection {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PullPolicy {
-    Always,
-    IfNotPresent,
-    Never,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImagePullError {
     #[error("failed to inspect image: {0}")]
     Inspect(CriError),
     #[error("failed to pull image {0:?}: {1}")]
     Pull(String, CriError),
-    #[error("container image {0:?} is not present with pull policy of Never")]
-    Never(String),
 }
 
 impl ImagePullError {
@@ -121,7 +110,6 @@ impl ImagePullError {
         match self {
             Self::Inspect(_) => "ImageInspectError",
             Self::Pull(..) => "ErrImagePull",
-            Self::Never(_) => "ErrImageNeverPull",
         }
     }
 }

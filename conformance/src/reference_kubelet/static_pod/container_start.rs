@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::super::Config;
 use super::super::runtime_calls::ImagePullError;
 use super::super::runtime_connection::{CriError, RuntimeConnection};
-use super::{translate, volume};
+use super::translate;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RunError {
@@ -31,12 +31,6 @@ impl RunError {
     }
 }
 
-/// Creates the directories of a Pod, which must exist before its sandbox runs.
-pub(in super::super) fn create_pod_directories(config: &Config, pod: &Pod) -> std::io::Result<()> {
-    std::fs::create_dir_all(translate::log_directory(config, pod))?;
-    volume::create_empty_dirs(config, pod)
-}
-
 pub(super) async fn start_container(
     cri: &RuntimeConnection,
     config: &Config,
@@ -48,9 +42,7 @@ pub(super) async fn start_container(
 ) -> Result<(), RunError> {
     let sandbox = translate::sandbox(config, pod, sandbox_attempt);
     let image = container.image.as_deref().unwrap_or_default();
-    let local = cri
-        .ensure_image(image, translate::pull_policy(container), &sandbox)
-        .await?;
+    let local = cri.ensure_image(image, &sandbox).await?;
     let log = translate::log_directory(config, pod).join(&container.name);
     std::fs::create_dir_all(log).map_err(RunError::Files)?;
     let container_config = translate::container(config, pod, container, attempt, &local).map_err(RunError::Files)?;

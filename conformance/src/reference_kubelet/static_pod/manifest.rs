@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde::Deserialize as _;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// The annotations that the kubelet adds to a static Pod.
@@ -57,7 +58,7 @@ pub(in super::super) fn load(path: &Path, node: &str) -> (Vec<Pod>, Vec<Manifest
 fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
     let text = std::fs::read(path).map_err(|error| error.to_string())?;
     // Deserialize through `serde_json::Value`, as elsewhere, so that the deserializer of `Pod` is compiled only once.
-    let value: serde_json::Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
+    let value: Value = serde_yaml_ng::from_slice(&text).map_err(|error| error.to_string())?;
     let field = |name: &str| {
         value
             .get(name)
@@ -81,6 +82,45 @@ fn read(path: &Path, node: &str) -> Result<Vec<Pod>, String> {
     pods.into_iter().map(|pod| apply_defaults(pod, path, node)).collect()
 }
 
+/// The fields that this kubelet applies, of a Pod, of a container and of a variable. An image is pulled if the runtime
+/// does not have it, and `$(NAME)` is not expanded.
+const POD_FIELDS: &[&str] = &[
+    "containers",
+    "ephemeralContainers",
+    "hostNetwork",
+    "initContainers",
+    "nodeName",
+    "restartPolicy",
+    "terminationGracePeriodSeconds",
+];
+const CONTAINER_FIELDS: &[&str] = &[
+    "args",
+    "command",
+    "env",
+    "image",
+    "imagePullPolicy",
+    "name",
+    "restartPolicy",
+];
+const VARIABLE_FIELDS: &[&str] = &["name", "value"];
+
+/// Returns the fields of a Pod that have no effect.
+fn ignored_fields(spec: &PodSpec) -> BTreeSet<String> {
+    let containers = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let variables = containers().flat_map(|container| container.env.iter().flatten());
+    let fields = |object: Value, known: &[&str]| -> Vec<String> {
+        let fields = object.as_object().into_iter().flat_map(|object| object.keys());
+        fields
+            .filter(|field| !known.contains(&field.as_str()))
+            .cloned()
+            .collect()
+    };
+    let of_containers = containers().flat_map(|container| fields(json!(container), CONTAINER_FIELDS));
+    let of_variables = variables.flat_map(|variable| fields(json!(variable), VARIABLE_FIELDS));
+    let ignored = fields(json!(spec), POD_FIELDS).into_iter();
+    ignored.chain(of_containers).chain(of_variables).collect()
+}
+
 /// Sets what the kubelet sets in a static Pod: uid, namespace, node, and the node name as suffix of the name.
 fn apply_defaults(mut pod: Pod, path: &Path, node: &str) -> Result<Pod, String> {
     let name = pod
@@ -91,6 +131,14 @@ fn apply_defaults(mut pod: Pod, path: &Path, node: &str) -> Result<Pod, String> 
         .ok_or("the Pod has no name")?;
     let spec = pod.spec.as_mut().ok_or("the Pod has no spec")?;
     validate(spec)?;
+    let ignored = ignored_fields(spec);
+    if !ignored.is_empty() {
+        tracing::warn!(
+            pod = name,
+            ?ignored,
+            "the manifest has fields that this kubelet does not support"
+        );
+    }
     spec.node_name = Some(node.to_owned());
     let hash = serde_json::to_vec(&pod).map_err(|error| error.to_string())?;
     let metadata = &mut pod.metadata;
@@ -184,6 +232,15 @@ mod tests {
             Some(uid),
             "the uid depends on the content"
         );
+    }
+
+    #[test]
+    fn reports_ignored_fields() {
+        let spec: PodSpec = super::super::yaml(
+            "{hostNetwork: true, volumes: [{name: v}], containers: [{name: a, image: b, tty: true, env: [\
+             {name: X, value: y}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]}]}",
+        );
+        assert_eq!(Vec::from_iter(ignored_fields(&spec)), ["tty", "valueFrom", "volumes"]);
     }
 
     #[rstest]

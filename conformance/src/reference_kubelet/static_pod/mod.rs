@@ -25,17 +25,14 @@ use super::pod_store::PodStore;
 use super::runtime_connection::{CriError, RuntimeConnection};
 use worker::PodWorker;
 
-pub(super) use container_start::create_pod_directories;
-
 mod container_start;
 mod dns;
-mod environment;
+mod files;
 mod manifest;
 mod plan;
 mod resources;
 mod runtime_state;
 pub(super) mod translate;
-mod volume;
 mod worker;
 
 /// Runs one worker per manifest.
@@ -160,9 +157,9 @@ async fn remove_pod(cri: &RuntimeConnection, config: &Config, pod: &Pod, gracefu
         tokio::time::sleep(Duration::from_millis(pause)).await;
         match try_remove_pod(cri, pod, gracefully).await {
             Ok(()) => {
-                // Errors are ignored: only logs and volumes can remain, the Pod itself is removed.
+                // Errors are ignored: only logs and mounted files can remain, the Pod itself is removed.
                 let _ = std::fs::remove_dir_all(translate::log_directory(config, pod));
-                let _ = std::fs::remove_dir_all(volume::pod_dir(config, pod));
+                let _ = std::fs::remove_dir_all(files::pod_dir(config, pod));
                 return;
             }
             Err(error) => {

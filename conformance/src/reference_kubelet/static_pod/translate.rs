@@ -10,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 use super::super::Config;
 use super::super::pod_store::label;
 use super::super::runtime_calls::LocalImage;
-use super::super::runtime_calls::PullPolicy;
 use super::{
-    dns, environment,
+    dns,
+    files::{self, TERMINATION_LOG_PATH},
     manifest::{self, pod_spec},
-    resources, volume,
+    resources,
 };
 
 pub(in super::super) fn log_directory(config: &Config, pod: &Pod) -> PathBuf {
@@ -41,21 +41,9 @@ pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
     let mut labels: HashMap<String, String> = metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.extend(identity(pod));
-    let context = spec.security_context.clone().unwrap_or_default();
-    let privileged = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .any(is_privileged);
-    let hostname = if spec.host_network == Some(true) {
-        String::new()
-    } else {
-        let name = spec.hostname.clone().unwrap_or_else(|| part(&metadata.name));
-        name.chars()
-            .take(63)
-            .collect::<String>()
-            .trim_end_matches(['-', '.'])
-            .to_owned()
+    let hostname: String = match spec.host_network {
+        Some(true) => String::new(),
+        _ => part(&metadata.name).chars().take(63).collect(),
     };
     cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
@@ -64,7 +52,7 @@ pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri
             namespace: part(&metadata.namespace),
             attempt,
         }),
-        hostname,
+        hostname: hostname.trim_end_matches(['-', '.']).to_owned(),
         log_directory: log_directory(config, pod).display().to_string(),
         labels,
         annotations: metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
@@ -74,19 +62,9 @@ pub(in super::super) fn sandbox(config: &Config, pod: &Pod, attempt: u32) -> cri
             overhead: Some(cri::LinuxContainerResources::default()),
             security_context: Some(cri::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(spec)),
-                run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
-                run_as_group: context.run_as_group.map(|value| cri::Int64Value { value }),
-                supplemental_groups: context.supplemental_groups.unwrap_or_default(),
-                privileged,
                 seccomp: Some(profile(cri::security_profile::ProfileType::RuntimeDefault)),
                 ..Default::default()
             }),
-            sysctls: context
-                .sysctls
-                .unwrap_or_default()
-                .into_iter()
-                .map(|s| (s.name, s.value))
-                .collect(),
             ..Default::default()
         }),
         ..Default::default()
@@ -105,17 +83,12 @@ pub(in super::super) fn container(
     image: &LocalImage,
 ) -> std::io::Result<cri::ContainerConfig> {
     let spec = pod_spec(pod);
-    let variables = environment::variables_of(pod, container);
-    let expand = |words: &Option<Vec<String>>| -> Vec<String> {
-        words
-            .iter()
-            .flatten()
-            .map(|word| environment::expand(word, &variables))
-            .collect()
-    };
     let mut labels = identity(pod);
     labels.insert(label::CONTAINER_NAME.to_owned(), container.name.clone());
-    let stdin = container.stdin == Some(true);
+    let envs = container.env.iter().flatten().map(|variable| cri::KeyValue {
+        key: variable.name.clone(),
+        value: variable.value.clone().unwrap_or_default().into_bytes(),
+    });
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata {
             name: container.name.clone(),
@@ -126,48 +99,19 @@ pub(in super::super) fn container(
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..Default::default()
         }),
-        command: expand(&container.command),
-        args: expand(&container.args),
-        working_dir: container.working_dir.clone().unwrap_or_default(),
-        mounts: volume::all_mounts(config, pod, container)?,
+        command: container.command.clone().unwrap_or_default(),
+        args: container.args.clone().unwrap_or_default(),
+        mounts: files::mounts(config, pod, container)?,
         labels,
         annotations: annotations(spec, container, attempt),
         log_path: log_path(&container.name, attempt),
-        stdin,
-        stdin_once: stdin && container.stdin_once == Some(true),
-        tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources::container()),
-            security_context: Some(security(spec, container, image)),
+            security_context: Some(security(spec, image)),
         }),
-        envs: variables
-            .into_iter()
-            .map(|(key, value)| cri::KeyValue {
-                key,
-                value: value.into_bytes(),
-            })
-            .collect(),
+        envs: envs.collect(),
         ..Default::default()
     })
-}
-
-/// Returns the pull policy. Without a policy in the spec it is Always for the tag `latest`, else IfNotPresent.
-pub(super) fn pull_policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
-        Some("Always") => PullPolicy::Always,
-        Some("IfNotPresent") => PullPolicy::IfNotPresent,
-        Some("Never") => PullPolicy::Never,
-        _ => {
-            let image = container.image.as_deref().unwrap_or_default();
-            let name = image.rsplit('/').next().unwrap_or_default();
-            let latest = !name.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest");
-            if latest {
-                PullPolicy::Always
-            } else {
-                PullPolicy::IfNotPresent
-            }
-        }
-    }
 }
 
 fn identity(pod: &Pod) -> HashMap<String, String> {
@@ -180,14 +124,6 @@ fn identity(pod: &Pod) -> HashMap<String, String> {
 }
 
 fn annotations(spec: &PodSpec, container: &Container, attempt: u32) -> HashMap<String, String> {
-    let path = container
-        .termination_message_path
-        .clone()
-        .unwrap_or_else(|| "/dev/termination-log".to_owned());
-    let policy = container
-        .termination_message_policy
-        .clone()
-        .unwrap_or_else(|| "File".to_owned());
     let hash = Sha256::digest(serde_json::to_vec(container).unwrap_or_default());
     HashMap::from([
         (
@@ -195,8 +131,14 @@ fn annotations(spec: &PodSpec, container: &Container, attempt: u32) -> HashMap<S
             manifest::hexadecimal(&hash[..4]),
         ),
         ("io.kubernetes.container.restartCount".to_owned(), attempt.to_string()),
-        ("io.kubernetes.container.terminationMessagePath".to_owned(), path),
-        ("io.kubernetes.container.terminationMessagePolicy".to_owned(), policy),
+        (
+            "io.kubernetes.container.terminationMessagePath".to_owned(),
+            TERMINATION_LOG_PATH.to_owned(),
+        ),
+        (
+            "io.kubernetes.container.terminationMessagePolicy".to_owned(),
+            "File".to_owned(),
+        ),
         (
             "io.kubernetes.pod.terminationGracePeriod".to_owned(),
             grace_period(spec).to_string(),
@@ -209,32 +151,15 @@ pub(super) fn grace_period(spec: &PodSpec) -> i64 {
     spec.termination_grace_period_seconds.unwrap_or(30).max(0)
 }
 
-fn is_privileged(container: &Container) -> bool {
-    container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.privileged)
-        == Some(true)
-}
-
 fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {
-    let mode = |host: Option<bool>, default: cri::NamespaceMode| {
-        i32::from(if host == Some(true) {
-            cri::NamespaceMode::Node
-        } else {
-            default
-        })
-    };
-    let shared = spec.share_process_namespace == Some(true);
-    let pid = if shared {
-        cri::NamespaceMode::Pod
-    } else {
-        cri::NamespaceMode::Container
+    let network = match spec.host_network {
+        Some(true) => cri::NamespaceMode::Node,
+        _ => cri::NamespaceMode::Pod,
     };
     cri::NamespaceOption {
-        network: mode(spec.host_network, cri::NamespaceMode::Pod),
-        pid: mode(spec.host_pid, pid),
-        ipc: mode(spec.host_ipc, cri::NamespaceMode::Pod),
+        network: network.into(),
+        pid: cri::NamespaceMode::Container.into(),
+        ipc: cri::NamespaceMode::Pod.into(),
         // The kubelet sends the user namespace of the host explicitly for a Pod without hostUsers: false.
         userns_options: Some(cri::UserNamespace {
             mode: cri::NamespaceMode::Node.into(),
@@ -251,47 +176,18 @@ fn profile(kind: cri::security_profile::ProfileType) -> cri::SecurityProfile {
     }
 }
 
-fn security(spec: &PodSpec, container: &Container, image: &LocalImage) -> cri::LinuxContainerSecurityContext {
-    let container_context = container.security_context.clone().unwrap_or_default();
-    let pod_context = spec.security_context.clone().unwrap_or_default();
-    let capabilities = container_context.capabilities.map(|capabilities| cri::Capability {
-        add_capabilities: capabilities.add.unwrap_or_default(),
-        drop_capabilities: capabilities.drop.unwrap_or_default(),
-        ..Default::default()
-    });
-    let user = container_context.run_as_user.or(pod_context.run_as_user);
-    // Without a user in the Pod the kubelet, which is root, sends the user of the image. A runtime that does not run as
-    // root cannot apply the user.
-    let use_image_user = user.is_none() && nix::unistd::geteuid().is_root();
-    let privileged = container_context.privileged == Some(true);
-    let paths = |paths: &[&str]| -> Vec<String> {
-        let applicable = paths.iter().filter(|_| !privileged);
-        applicable.map(|path| (*path).to_owned()).collect()
-    };
-    let mut masked_paths = paths(&MASKED_PATHS);
-    if !privileged {
-        masked_paths.extend(thermal_throttles(Path::new("/sys/devices/system/cpu")));
-    }
+fn security(spec: &PodSpec, image: &LocalImage) -> cri::LinuxContainerSecurityContext {
+    // The kubelet, which is root, sends the user of the image. A runtime that does not run as root cannot apply the
+    // user.
+    let user = nix::unistd::geteuid().is_root().then_some(image);
+    let mut masked_paths = MASKED_PATHS.map(str::to_owned).to_vec();
+    masked_paths.extend(thermal_throttles(Path::new("/sys/devices/system/cpu")));
     cri::LinuxContainerSecurityContext {
-        capabilities,
-        privileged,
         namespace_options: Some(namespaces(spec)),
-        run_as_user: user
-            .or(image.uid.filter(|_| use_image_user))
-            .map(|value| cri::Int64Value { value }),
-        run_as_username: match use_image_user {
-            true => image.username.clone(),
-            false => String::new(),
-        },
-        run_as_group: container_context
-            .run_as_group
-            .or(pod_context.run_as_group)
-            .map(|value| cri::Int64Value { value }),
-        readonly_rootfs: container_context.read_only_root_filesystem == Some(true),
-        supplemental_groups: pod_context.supplemental_groups.unwrap_or_default(),
-        no_new_privs: container_context.allow_privilege_escalation == Some(false),
+        run_as_user: user.and_then(|image| image.uid).map(|value| cri::Int64Value { value }),
+        run_as_username: user.map(|image| image.username.clone()).unwrap_or_default(),
         masked_paths,
-        readonly_paths: paths(&READONLY_PATHS),
+        readonly_paths: READONLY_PATHS.map(str::to_owned).to_vec(),
         seccomp: Some(profile(cri::security_profile::ProfileType::Unconfined)),
         ..Default::default()
     }
@@ -329,15 +225,13 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
     fn pod(extra: &str) -> Pod {
         super::super::yaml(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: web-n, namespace: x, uid: u, labels: {{app: web}}, \
              annotations: {{fake-cri.dev/memory: 1Mi}}}}, spec: {{{extra} containers: [{{name: app, image: busybox, \
-             command: [sh, $(HOME)], env: [{{name: HOME, value: /root}}]}}]}}}}"
+             command: [sh], env: [{{name: HOME, value: /root}}]}}]}}}}"
         ))
     }
 
@@ -364,30 +258,19 @@ mod tests {
         assert_eq!(container.labels[label::CONTAINER_NAME], "app");
         assert!(!container.labels.contains_key("app"));
         assert_eq!(container.log_path, "app/2.log");
-        assert_eq!(container.command, ["sh", "/root"]);
+        assert_eq!(container.command, ["sh"]);
+        assert_eq!(
+            (container.envs[0].key.as_str(), &container.envs[0].value[..]),
+            ("HOME", &b"/root"[..])
+        );
         assert_eq!(container.image.unwrap().image, "sha256:1");
     }
 
     #[test]
-    fn asks_for_the_namespaces_of_the_host() {
-        let options = namespaces(pod_spec(&pod("hostNetwork: true, shareProcessNamespace: true,")));
+    fn asks_for_the_network_namespace_of_the_host() {
+        let options = namespaces(pod_spec(&pod("hostNetwork: true,")));
         assert_eq!(options.network(), cri::NamespaceMode::Node);
-        assert_eq!(options.pid(), cri::NamespaceMode::Pod);
+        assert_eq!(options.pid(), cri::NamespaceMode::Container);
         assert_eq!(options.ipc(), cri::NamespaceMode::Pod);
-    }
-
-    #[rstest]
-    #[case("busybox", None, PullPolicy::Always)]
-    #[case("localhost:5000/busybox:latest", None, PullPolicy::Always)]
-    #[case("localhost:5000/busybox:1", None, PullPolicy::IfNotPresent)]
-    #[case("busybox@sha256:00", None, PullPolicy::IfNotPresent)]
-    #[case("busybox", Some("Never"), PullPolicy::Never)]
-    fn pulls_by_policy(#[case] image: &str, #[case] policy: Option<&str>, #[case] expected: PullPolicy) {
-        let container = Container {
-            image: Some(image.to_owned()),
-            image_pull_policy: policy.map(str::to_owned),
-            ..Container::default()
-        };
-        assert_eq!(pull_policy(&container), expected);
     }
 }

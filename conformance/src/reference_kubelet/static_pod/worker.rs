@@ -134,16 +134,13 @@ impl PodWorker {
 
     async fn run_sandbox(&mut self, attempt: u32) -> Result<(), CriError> {
         let config = translate::sandbox(&self.config, &self.pod, attempt);
-        if let Err(error) = container_start::create_pod_directories(&self.config, &self.pod) {
-            tracing::warn!(pod = self.record.full_name(), %error, "failed to create the directories of the Pod");
+        // The log directory must exist before the sandbox runs.
+        if let Err(error) = std::fs::create_dir_all(&config.log_directory) {
+            tracing::warn!(pod = self.record.full_name(), %error, "failed to create the log directory of the Pod");
         }
-        let runtime_handler = manifest::pod_spec(&self.pod)
-            .runtime_class_name
-            .clone()
-            .unwrap_or_default();
         let message = cri::RunPodSandboxRequest {
             config: Some(config),
-            runtime_handler,
+            runtime_handler: String::new(),
         };
         self.cri.run_pod_sandbox(self.cri.timeout() * 2, message).await?;
         self.last_change = Instant::now();

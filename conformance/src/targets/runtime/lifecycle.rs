@@ -135,14 +135,7 @@ impl Runtime {
                 Some(archive) => archive.to_string_lossy().into_owned(),
                 None => self.image_name.clone(),
             }),
-            // Escaped as in a manifest: the kubelet replaces `$$` with `$` when it expands `$(VAR)`.
-            command: Some(
-                program
-                    .command(&options.workload_args)
-                    .iter()
-                    .map(|word| word.replace('$', "$$"))
-                    .collect(),
-            ),
+            command: Some(program.command(&options.workload_args)),
             env: Some(options.env.iter().map(env_var).collect()),
             ..core::Container::default()
         };
