@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cri_proto::runtime::v1::image_service_client::ImageServiceClient;
 use cri_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
 
@@ -47,26 +45,20 @@ pub(crate) struct CriError {
 impl RuntimeConnection {
     /// Creates the connection. The first call connects.
     pub(super) fn new(endpoint: &str, timeout: Duration) -> Result<Self, StartError> {
-        let socket = match endpoint.split_once("://") {
-            Some(("unix", path)) => path,
-            None => endpoint,
-            Some(_) => "",
-        };
-        let refused = |reason: &str| StartError::Runtime {
+        let refused = |reason: String| StartError::Runtime {
             endpoint: endpoint.to_owned(),
-            reason: reason.to_owned(),
+            reason,
         };
-        if !Path::new(socket).is_absolute() {
-            return Err(refused("expected unix:///PATH with an absolute path"));
+        let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+        if !socket.starts_with('/') {
+            return Err(refused("expected unix:///PATH with an absolute path".to_owned()));
         }
+        // The origin is only used for the `:authority` header: a unix socket has no host.
+        let channel = Endpoint::from_shared(format!("unix://{socket}"))
+            .map_err(|error| refused(error.to_string()))?
+            .origin(Uri::from_static("http://localhost"))
+            .connect_lazy();
         let socket = PathBuf::from(socket);
-        let path = socket.clone();
-        // A unix socket has no host; the name is only used for the `:authority` header.
-        let channel =
-            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let path = path.clone();
-                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-            }));
         Ok(Self {
             channel,
             socket,

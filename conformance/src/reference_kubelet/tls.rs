@@ -3,6 +3,7 @@
 //! The handshake requests a client certificate and accepts any certificate whose key the client has. Authentication
 //! checks the issuer later, so that an untrusted client gets 401, as from a kubelet, and not a TLS error.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,17 +90,9 @@ fn read_pair(files: &CertificateFiles) -> Result<(String, String), StartError> {
 
 /// Generates a self-signed certificate for the names that a client may use.
 fn make_self_signed(config: &Config) -> Result<(String, String), StartError> {
-    let mut names = vec![
-        "localhost".to_owned(),
-        config.address.to_string(),
-        "127.0.0.1".to_owned(),
-        "::1".to_owned(),
-    ];
-    if !config.node_name.is_empty() {
-        names.push(config.node_name.clone());
-    }
-    names.sort();
-    names.dedup();
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter();
+    let names = BTreeSet::from_iter(names.chain([config.address.to_string(), config.node_name.clone()]));
+    let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
     let certified =
         rcgen::generate_simple_self_signed(names).map_err(|error| StartError::Certificate(error.to_string()))?;
     Ok((certified.cert.pem(), certified.signing_key.serialize_pem()))
