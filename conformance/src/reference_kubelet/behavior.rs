@@ -27,6 +27,9 @@ use super::{Config, create_checkpoints_dir};
 /// A check before a step of a request. The kubelet has none.
 type Precheck = fn(&Handlers, &Parts) -> Result<(), Rejection>;
 
+/// A call to the runtime. Dropping it cancels the call.
+pub(crate) type RuntimeCall = BoxFuture<'static, Result<(), CriError>>;
+
 /// The namespace, the Pod and the container in a path.
 pub(crate) type PathNames = [String; 3];
 
@@ -63,8 +66,7 @@ pub(crate) struct Behavior {
     /// The time in archive names; `None` is the current time.
     pub(crate) archive_time: Option<Zoned>,
     pub(crate) archive_location: fn(&Config, &PodRecord, &str, &Zoned) -> PathBuf,
-    pub(crate) call_runtime:
-        fn(Arc<RuntimeConnection>, Duration, CheckpointContainerRequest) -> BoxFuture<'static, Result<(), CriError>>,
+    pub(crate) call_runtime: fn(Arc<RuntimeConnection>, Duration, CheckpointContainerRequest) -> RuntimeCall,
     pub(crate) success_response: fn(&Path) -> FullResponse,
     pub(crate) error_response: fn(&PathNames, &CheckpointError) -> FullResponse,
     /// The number of concurrent checkpoints.

@@ -15,14 +15,13 @@ use std::time::Duration;
 use cri_proto::runtime::v1::{
     CheckpointContainerRequest, ContainerState, ListContainersRequest, ListPodSandboxRequest,
 };
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::request::Parts;
 use jiff::Zoned;
 use tokio::sync::Semaphore;
 
 use super::Config;
-use super::behavior::PathNames;
+use super::behavior::{PathNames, RuntimeCall};
 use super::pod_store::{PodRecord, PodStore, label};
 use super::responses::{self, FullResponse, Rejection, reject};
 use super::runtime_connection::{CriError, RuntimeConnection};
@@ -151,12 +150,11 @@ pub(crate) fn archive_location(config: &Config, pod: &PodRecord, container: &str
     config.checkpoints_dir().join(name)
 }
 
-/// Calls the runtime. Dropping the future cancels the call.
 pub(crate) fn call_runtime(
     cri: Arc<RuntimeConnection>,
     deadline: Duration,
     message: CheckpointContainerRequest,
-) -> BoxFuture<'static, Result<(), CriError>> {
+) -> RuntimeCall {
     Box::pin(async move { cri.checkpoint_container(deadline, message).await.map(drop) })
 }
 
