@@ -16,7 +16,7 @@ use super::{
     until_interrupted,
 };
 use crate::{
-    engine::Suite,
+    engine::{Capability, Suite},
     mutation::Mutant,
     report::Footprint,
     suites::kubelet::{KubeletSession, cases},
@@ -358,8 +358,8 @@ async fn footprint(run: &SuiteRunner<'_>, kubelet: &Kubelet) -> Footprint {
     let selected: Vec<_> = cases().into_iter().filter(|case| run.selects(&case.info)).collect();
     let archives = selected
         .iter()
-        .filter(|case| kubelet.allow_load || !case.is_load_test)
-        .map(|case| u64::from(case.max_archives));
+        .filter(|case| kubelet.allow_load || !case.info.requires.contains(&Capability::Load))
+        .map(|case| u64::from(case.plan.max_archives));
     // Most cases share the first checkpoint, which the first of them creates.
     let first = u64::from(!selected.is_empty());
     kubelet.footprint(first + archives.sum::<u64>()).await

@@ -27,8 +27,8 @@ use jiff::Timestamp;
 use super::{Failure, SelectionArgs, interruption, print};
 use crate::{
     engine::{
-        self, BUILT_IN_PROFILES, Case, CaseInfo, CaseRecord, ExpectedFailures, GatePolicy, Profile, Reset,
-        RunConditions, Schedule, Selection, exit,
+        self, BUILT_IN_PROFILES, Case, CaseInfo, CaseRecord, ExpectedFailures, GatePolicy, Profile, RunConditions,
+        Schedule, Selection, Target, exit,
     },
     report::{
         Footprint, Format, Progress, Report, ReportError, RerunCommand, RunInfo, Secrets, TargetInfo, Terminal,
@@ -155,7 +155,7 @@ impl<'a> SuiteRunner<'a> {
     }
 
     /// Runs the selected ones of these cases.
-    pub(super) async fn run_cases<T: Reset>(&self, mut cases: Vec<Case<T>>, target: &T) -> Vec<CaseRecord> {
+    pub(super) async fn run_cases<T: Target>(&self, mut cases: Vec<Case<T>>, target: &T) -> Vec<CaseRecord> {
         cases.retain(|case| self.selection.selects(&case.info));
         let mut progress = Progress::new(cases.len());
         let schedule = Schedule {

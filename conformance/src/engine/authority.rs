@@ -22,13 +22,9 @@ impl Authority {
         url: "",
     };
 
-    /// An authority with only a title.
-    pub const fn from_title(title: &'static str) -> Authority {
-        Authority {
-            title,
-            section: "",
-            url: "",
-        }
+    /// The same document with another section.
+    pub const fn with_section(self, section: &'static str) -> Authority {
+        Authority { section, ..self }
     }
 
     /// Title and section in one line: `Kubelet Checkpoint API: Response`.

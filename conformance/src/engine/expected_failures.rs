@@ -87,17 +87,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{Authority, Level, SkipKind};
+    use crate::engine::{Level, SkipKind};
 
     const fn case_info(id: &'static str) -> CaseInfo {
-        CaseInfo {
-            id,
-            requirement: "",
-            authority: Authority::PROJECT,
-            motivation: "",
-            level: Level::Documented,
-            expected: "",
-        }
+        CaseInfo::new(id, Level::Documented)
     }
 
     const CATALOGUE: &[CaseInfo] = &[case_info("x/a"), case_info("x/b"), case_info("x/c"), case_info("x/d")];

@@ -1,10 +1,11 @@
 //! The model of a case, the runner, and the verdict.
 //!
 //! ```text
-//!   Case = CaseInfo + the function that checks it
+//!   Case = CaseInfo + CasePlan + the function that checks it
 //!      |  Selection: which cases run; Schedule: in which order, and which of them concurrently
 //!      v
-//!   runner   step by step, each case with a timeout; the target is reset after each step
+//!   runner   step by step, each case with a timeout; the target is reset after each step; a case is skipped if the
+//!      |     target lacks a Capability that it requires, or if a case that it depends on has failed
 //!      |  CaseRecord = CaseInfo + Outcome + duration
 //!      |  Profile: turns claimed failures into known deviations; ExpectedFailures: listed failures do not decide
 //!      v
@@ -12,11 +13,14 @@
 //! ```
 //!
 //! A case that cannot check its requirement is skipped with a reason, or with `blocked by <id>` if a case that it
-//! depends on failed. No case passes because nothing was checked.
+//! depends on failed. No case passes because nothing was checked. A case run alone finds out itself that a case that it
+//! depends on would fail, and has the same outcome; it can only be blocked by cases that it declares.
 
 mod authority;
+mod capability;
 mod case;
 mod conditions;
+mod dependencies;
 mod expected_failures;
 mod profile;
 mod runner;
@@ -31,11 +35,13 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::EvidenceItem;
 
 pub use authority::{Authority, CitedAuthority};
-pub use case::{Case, CaseFuture, CaseResult, NonPass, check, fail, pass, skip};
+pub use capability::{Capabilities, Capability};
+pub use case::{Case, CaseBuilder, CaseFuture, CasePlan, CaseResult, NonPass, case, check, fail, pass, skip};
 pub use conditions::RunConditions;
+pub use dependencies::with_indirect_dependencies;
 pub use expected_failures::{ExpectedFailures, ExpectedFailuresResult, UnknownCase};
 pub use profile::{BUILT_IN_PROFILES, Profile, ProfileError, ProfileResult};
-pub use runner::{ConfigReset, Observer, Reset, SilentObserver, run, run_scheduled};
+pub use runner::{ConfigReset, Observer, SilentObserver, Target, run, run_scheduled, skip_reason};
 pub use schedule::{Schedule, Stage};
 pub use selection::{Selection, SelectionError};
 pub use verdict::{GatePolicy, Verdict, exit};
@@ -92,7 +98,7 @@ impl Suite {
     }
 }
 
-/// Id, level and texts of a case.
+/// Id, level and texts of a case, and what it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CaseInfo {
     /// The case's id, a path: `kubelet/lookup/pod-unknown`. An id is never reused with another meaning.
@@ -107,9 +113,35 @@ pub struct CaseInfo {
     pub level: Level,
     /// The expected value, in a few words.
     pub expected: &'static str,
+    /// What a target must offer. The case is skipped if one is missing.
+    pub requires: &'static [Capability],
+    /// The ids of the cases whose failure always blocks this case.
+    pub depends_on: &'static [&'static str],
+    /// The ids of the cases whose failure blocks this case under some conditions, which this case itself observes.
+    pub may_depend_on: &'static [&'static str],
 }
 
 impl CaseInfo {
+    /// A case with empty texts that needs nothing.
+    pub const fn new(id: &'static str, level: Level) -> CaseInfo {
+        CaseInfo {
+            id,
+            requirement: "",
+            authority: Authority::PROJECT,
+            motivation: "",
+            level,
+            expected: "",
+            requires: &[],
+            depends_on: &[],
+            may_depend_on: &[],
+        }
+    }
+
+    /// Whether the case with this id can block this case.
+    pub fn may_be_blocked_by(&self, id: &str) -> bool {
+        self.depends_on.contains(&id) || self.may_depend_on.contains(&id)
+    }
+
     /// The group of the case: its id without the last segment.
     pub fn group(&self) -> &'static str {
         self.id.rsplit_once('/').map_or(self.id, |(group, _)| group)

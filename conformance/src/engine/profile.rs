@@ -248,17 +248,9 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::engine::Authority;
 
     const fn case_info(id: &'static str, level: Level) -> CaseInfo {
-        CaseInfo {
-            id,
-            requirement: "",
-            authority: Authority::PROJECT,
-            motivation: "",
-            level,
-            expected: "",
-        }
+        CaseInfo::new(id, level)
     }
 
     const CATALOGUE: &[CaseInfo] = &[

@@ -1,14 +1,17 @@
 //! Runs cases against a target, step by step of the [`Schedule`].
 //!
 //! No case ends the run: a case that panics or exceeds its time limit ends in an error, and the target is reset after
-//! each step ([`Reset`]), so that the next step finds the target in its initial state. If the reset fails, the case
+//! each step ([`Target`]), so that the next step finds the target in its initial state. If the reset fails, the case
 //! before it ends in an error. If several cases shared the target, all of them end in an error, because the cause is
 //! unknown. The configuration is reverted only for a step that depends on it, because a restart takes seconds.
+//!
+//! A case whose required capabilities are missing, or that depends on a case that has failed, does not run.
 
 use std::{
+    collections::BTreeSet,
     panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{
@@ -17,14 +20,20 @@ use futures_util::{
     stream::{self, StreamExt as _},
 };
 
-use super::{Case, CaseInfo, CaseRecord, Outcome, Schedule};
+use super::{Capabilities, Case, CaseInfo, CaseRecord, NonPass, Outcome, Schedule, Stage};
 use crate::evidence;
 
-/// A target that can be reset to its initial state.
-pub trait Reset: Sync {
+/// A target as the runner sees it.
+pub trait Target: Sync {
+    /// What the target offers. Cases that require more are skipped.
+    fn capabilities(&self) -> BoxFuture<'_, Capabilities>;
+
     /// Reverts what a case may have left: active faults, a frozen container and, depending on `config_reset`, a changed
     /// configuration.
     fn reset(&self, config_reset: ConfigReset) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Records evidence that every failure needs.
+    fn record_failure(&self) {}
 }
 
 /// What happens to the configuration with which a case restarted the target.
@@ -55,12 +64,12 @@ impl Observer for SilentObserver {
 }
 
 /// Runs `cases` in their order, one at a time, and returns their records sorted by id.
-pub async fn run<T: Reset>(cases: &[Case<T>], target: &T, observer: &mut dyn Observer) -> Vec<CaseRecord> {
+pub async fn run<T: Target>(cases: &[Case<T>], target: &T, observer: &mut dyn Observer) -> Vec<CaseRecord> {
     run_scheduled(cases, target, Schedule::default(), observer).await
 }
 
 /// Runs `cases` as scheduled, and returns their records sorted by id.
-pub async fn run_scheduled<T: Reset>(
+pub async fn run_scheduled<T: Target>(
     cases: &[Case<T>],
     target: &T,
     schedule: Schedule,
@@ -70,13 +79,29 @@ pub async fn run_scheduled<T: Reset>(
     let notify = |notification: &dyn Fn(&mut dyn Observer)| {
         notification(&mut **observer.lock().unwrap_or_else(PoisonError::into_inner))
     };
+    let capabilities = target.capabilities().await;
+    let failed = Mutex::new(BTreeSet::new());
     let mut records = Vec::with_capacity(cases.len());
     let mut steps = schedule.steps(cases).into_iter().peekable();
     while let Some(step) = steps.next() {
         let exclusive = step.len() == 1;
         let run_case = async |case: &Case<T>| {
             notify(&|observer| observer.case_started(&case.info));
-            let record = run_one(case, target).await;
+            let blocked = skip_reason(
+                &case.info,
+                &capabilities,
+                &failed.lock().unwrap_or_else(PoisonError::into_inner),
+            );
+            let record = match blocked {
+                Some(reason) => skipped(case, reason),
+                None => run_one(case, target).await,
+            };
+            if let Outcome::Fail { .. } = record.outcome {
+                failed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(record.info.id);
+            }
             if !exclusive {
                 notify(&|observer| observer.case_ended(&record));
             }
@@ -88,7 +113,7 @@ pub async fn run_scheduled<T: Reset>(
             .collect()
             .await;
         let config_reset = match steps.peek() {
-            Some(next) if !next.iter().all(|case| case.restarts_target) => ConfigReset::Revert,
+            Some(next) if !next.iter().all(|case| case.plan.stage == Stage::Restarting) => ConfigReset::Revert,
             _ => ConfigReset::Keep,
         };
         if let Err(reason) = reset_target(&step, config_reset, target).await {
@@ -107,10 +132,33 @@ pub async fn run_scheduled<T: Reset>(
     records
 }
 
-async fn run_one<T: Reset>(case: &Case<T>, target: &T) -> CaseRecord {
+/// Why a case does not run, if a capability is missing or a case that it depends on has failed.
+pub fn skip_reason(info: &CaseInfo, capabilities: &Capabilities, failed: &BTreeSet<&str>) -> Option<NonPass> {
+    let missing = capabilities.first_missing(info.requires).map(NonPass::Missing);
+    let blocking = || info.depends_on.iter().find(|id| failed.contains(*id));
+    missing.or_else(|| blocking().map(|id| NonPass::Blocked(id)))
+}
+
+fn skipped<T>(case: &Case<T>, reason: NonPass) -> CaseRecord {
+    CaseRecord {
+        info: case.info,
+        outcome: Outcome::from(Err(reason)),
+        duration: Duration::ZERO,
+        evidence: Vec::new(),
+    }
+}
+
+async fn run_one<T: Target>(case: &Case<T>, target: &T) -> CaseRecord {
     let started = Instant::now();
-    let result = AssertUnwindSafe(async { (case.run)(target).await }).catch_unwind();
-    let (result, evidence_items) = evidence::capture(tokio::time::timeout(case.timeout, result)).await;
+    let run = async {
+        let result = case.run(target).await;
+        if let Err(NonPass::Fail(_)) = result {
+            target.record_failure();
+        }
+        result
+    };
+    let result = AssertUnwindSafe(run).catch_unwind();
+    let (result, evidence_items) = evidence::capture(tokio::time::timeout(case.plan.timeout, result)).await;
     let outcome = match result {
         Ok(Ok(case_result)) => Outcome::from(case_result),
         Ok(Err(panic)) => Outcome::Error {
@@ -119,7 +167,7 @@ async fn run_one<T: Reset>(case: &Case<T>, target: &T) -> CaseRecord {
         Err(_) => Outcome::Error {
             reason: format!(
                 "the case did not end within {}",
-                humantime::format_duration(case.timeout)
+                humantime::format_duration(case.plan.timeout)
             ),
         },
     };
@@ -133,8 +181,8 @@ async fn run_one<T: Reset>(case: &Case<T>, target: &T) -> CaseRecord {
 
 /// Resets the target within the time limit of the step's slowest case: a target that does not respond must not stop the
 /// run.
-async fn reset_target<T: Reset>(step: &[Case<T>], config_reset: ConfigReset, target: &T) -> Result<(), String> {
-    let limit = step.iter().map(|case| case.timeout).max().unwrap_or_default();
+async fn reset_target<T: Target>(step: &[Case<T>], config_reset: ConfigReset, target: &T) -> Result<(), String> {
+    let limit = step.iter().map(|case| case.plan.timeout).max().unwrap_or_default();
     tokio::time::timeout(limit, target.reset(config_reset))
         .await
         .unwrap_or_else(|_| Err("no response in time".to_owned()))
@@ -162,13 +210,10 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        time::Duration,
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::engine::{Authority, CaseFuture, Level, fail, pass, skip};
+    use crate::engine::{Capability, CaseBuilder, CaseFuture, Level, case, fail, pass, skip};
 
     struct FakeTarget {
         resets: AtomicUsize,
@@ -188,7 +233,11 @@ mod tests {
         }
     }
 
-    impl Reset for FakeTarget {
+    impl Target for FakeTarget {
+        fn capabilities(&self) -> BoxFuture<'_, Capabilities> {
+            Box::pin(async { [Capability::Load].into_iter().collect() })
+        }
+
         fn reset(&self, config_reset: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
             Box::pin(async move {
                 self.resets.fetch_add(1, Ordering::Relaxed);
@@ -204,24 +253,21 @@ mod tests {
         }
     }
 
-    const fn case_info(id: &'static str) -> CaseInfo {
-        CaseInfo {
-            id,
-            requirement: "holds",
-            authority: Authority::from_title("this test"),
-            motivation: "",
-            level: Level::Documented,
-            expected: "it",
-        }
+    fn cases() -> Vec<Case<FakeTarget>> {
+        declared(std::convert::identity)
     }
 
-    fn cases() -> Vec<Case<FakeTarget>> {
+    /// The cases, each with a change of its declaration.
+    fn declared(change: fn(CaseBuilder) -> CaseBuilder) -> Vec<Case<FakeTarget>> {
+        let case = |id| change(case(id, Level::Documented));
         vec![
-            Case::new(case_info("t/pass"), |_| Box::pin(async { pass("fine") })),
-            Case::new(case_info("t/fail"), |_| Box::pin(async { fail("wrong") })),
-            Case::new(case_info("t/skip"), |_| Box::pin(async { skip("no root") })),
-            Case::new(case_info("t/panic"), |_| Box::pin(async { panic!("index {}", 7) })),
-            Case::new(case_info("t/hang"), |_| Box::pin(std::future::pending())).timeout(Duration::from_millis(10)),
+            case("t/pass").run(|_| Box::pin(async { pass("fine") })),
+            case("t/fail").run(|_| Box::pin(async { fail("wrong") })),
+            case("t/skip").run(|_| Box::pin(async { skip("no root") })),
+            case("t/panic").run(|_| Box::pin(async { panic!("index {}", 7) })),
+            case("t/hang")
+                .timeout(Duration::from_millis(10))
+                .run(|_| Box::pin(std::future::pending())),
         ]
     }
 
@@ -249,18 +295,18 @@ mod tests {
     #[tokio::test]
     async fn the_configuration_is_reverted_only_for_a_step_that_needs_it() {
         let target = FakeTarget::default();
-        let [one, two, three] = [cases()[0], cases()[1], cases()[2]];
-        run(
-            &[
-                one.restarts_target(),
-                two,
-                one.restarts_target(),
-                three.restarts_target(),
-            ],
-            &target,
-            &mut SilentObserver,
-        )
-        .await;
+        let case = |id, stage| {
+            case(id, Level::Documented)
+                .stage(stage)
+                .run(|_| Box::pin(async { pass("fine") }))
+        };
+        let cases = [
+            case("t/first", Stage::Main),
+            case("t/second", Stage::Late),
+            case("t/third", Stage::Restarting),
+            case("t/fourth", Stage::Restarting),
+        ];
+        run(&cases, &target, &mut SilentObserver).await;
         assert_eq!(target.resets.load(Ordering::Relaxed), 4);
         assert_eq!(target.config_resets.load(Ordering::Relaxed), 1);
     }
@@ -282,8 +328,8 @@ mod tests {
             reset_fails: true,
             ..FakeTarget::default()
         };
-        let shared = [cases()[0].shared(), cases()[1].shared()];
-        let records = run(&shared, &target, &mut SilentObserver).await;
+        let shared = declared(CaseBuilder::shared);
+        let records = run(&shared[..2], &target, &mut SilentObserver).await;
         assert!(records.iter().all(|record| record.outcome.as_str() == "error"));
         assert_eq!(target.resets.load(Ordering::Relaxed), 1);
     }
@@ -297,9 +343,10 @@ mod tests {
             })
         };
         let case = |id| {
-            Case::new(case_info(id), meet)
+            case(id, Level::Documented)
                 .shared()
                 .timeout(Duration::from_millis(200))
+                .run(meet)
         };
         [case("t/one"), case("t/two")]
     }
@@ -323,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_or_hang_does_not_end_other_cases() {
-        let shared: Vec<_> = cases().into_iter().map(Case::shared).collect();
+        let shared = declared(CaseBuilder::shared);
         let records = run_scheduled(
             &shared,
             &FakeTarget::default(),
@@ -333,5 +380,26 @@ mod tests {
         .await;
         let words: Vec<_> = records.iter().map(|record| record.outcome.as_str()).collect();
         assert_eq!(words, ["fail", "error", "error", "pass", "skip"]);
+    }
+
+    #[tokio::test]
+    async fn a_case_does_not_run_without_its_capabilities_or_after_a_failed_dependency() {
+        let unreachable: for<'a> fn(&'a FakeTarget) -> CaseFuture<'a> = |_| Box::pin(async { panic!("the case ran") });
+        let cases = [
+            case("t/a", Level::Documented)
+                .requires(&[Capability::Load])
+                .run(|_| Box::pin(async { fail("wrong") })),
+            case("t/b", Level::Documented).depends_on(&["t/a"]).run(unreachable),
+            case("t/c", Level::Documented)
+                .requires(&[Capability::Root])
+                .depends_on(&["t/a"])
+                .run(unreachable),
+            case("t/d", Level::Documented)
+                .may_depend_on(&["t/a"])
+                .run(|_| Box::pin(async { pass("fine") })),
+        ];
+        let records = run(&cases, &FakeTarget::default(), &mut SilentObserver).await;
+        let details: Vec<_> = records.iter().map(|record| record.outcome.detail()).collect();
+        assert_eq!(details, ["wrong", "blocked by t/a", Capability::Root.reason(), "fine"]);
     }
 }

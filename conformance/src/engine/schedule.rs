@@ -20,6 +20,9 @@ pub enum Stage {
     Main,
     /// After the other cases, because the case makes the target harder to use, for example by a restart.
     Late,
+    /// After all others. The case restarts the target with the configuration that it needs, whatever the configuration
+    /// before: between two such cases the configuration is not reverted.
+    Restarting,
 }
 
 /// The order and concurrency of a run.
@@ -42,20 +45,20 @@ impl Schedule {
     /// them.
     pub(super) fn steps<T>(&self, cases: &[Case<T>]) -> Vec<Vec<Case<T>>> {
         let mut steps = Vec::new();
-        for stage in [Stage::Early, Stage::Main, Stage::Late] {
-            let mut stage_cases: Vec<_> = cases.iter().copied().filter(|case| case.stage == stage).collect();
+        for stage in [Stage::Early, Stage::Main, Stage::Late, Stage::Restarting] {
+            let mut stage_cases: Vec<_> = cases.iter().copied().filter(|case| case.plan.stage == stage).collect();
             if stage != Stage::Early && self.seed != 0 {
                 stage_cases.sort_by_key(|case| self.order_key(case.info.id));
             }
             let mut shared_step: Option<usize> = None;
             for case in stage_cases {
                 match shared_step {
-                    Some(step) if case.shared => {
+                    Some(step) if case.plan.shared => {
                         let step: &mut Vec<Case<T>> = &mut steps[step];
                         step.push(case);
                     }
                     _ => {
-                        if case.shared {
+                        if case.plan.shared {
                             shared_step = Some(steps.len());
                         }
                         steps.push(vec![case]);
@@ -82,20 +85,14 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Authority, CaseInfo, Level, pass};
+    use crate::engine::{CaseBuilder, Level, case, pass};
 
-    const fn case(id: &'static str) -> Case<()> {
-        Case::new(
-            CaseInfo {
-                id,
-                requirement: "",
-                authority: Authority::PROJECT,
-                motivation: "",
-                level: Level::Documented,
-                expected: "",
-            },
-            |_| Box::pin(async { pass("") }),
-        )
+    const fn declare(id: &'static str) -> CaseBuilder {
+        case(id, Level::Documented)
+    }
+
+    const fn complete(declared: CaseBuilder) -> Case<()> {
+        declared.check(|()| pass(""))
     }
 
     fn ids(steps: &[Vec<Case<()>>]) -> Vec<Vec<&'static str>> {
@@ -105,15 +102,16 @@ mod tests {
             .collect()
     }
 
-    const CASES: [Case<()>; 8] = [
-        case("late").stage(Stage::Late),
-        case("a"),
-        case("b").shared(),
-        case("c"),
-        case("d").shared(),
-        case("e"),
-        case("first").stage(Stage::Early).shared(),
-        case("second").stage(Stage::Early),
+    const CASES: [Case<()>; 9] = [
+        complete(declare("restart").stage(Stage::Restarting)),
+        complete(declare("late").stage(Stage::Late)),
+        complete(declare("a")),
+        complete(declare("b").shared()),
+        complete(declare("c")),
+        complete(declare("d").shared()),
+        complete(declare("e")),
+        complete(declare("first").stage(Stage::Early).shared()),
+        complete(declare("second").stage(Stage::Early)),
     ];
 
     #[test]
@@ -128,7 +126,8 @@ mod tests {
                 vec!["b", "d"],
                 vec!["c"],
                 vec!["e"],
-                vec!["late"]
+                vec!["late"],
+                vec!["restart"]
             ]
         );
     }
@@ -141,7 +140,7 @@ mod tests {
         for seed in 1..20 {
             let steps = order_of(seed);
             assert_eq!(steps[..2], [vec!["first"], vec!["second"]]);
-            assert_eq!(steps.last(), Some(&vec!["late"]));
+            assert_eq!(steps[steps.len() - 2..], [vec!["late"], vec!["restart"]]);
             assert_eq!(steps.concat().len(), CASES.len());
         }
     }
@@ -150,7 +149,7 @@ mod tests {
     fn the_order_of_two_cases_does_not_depend_on_the_selection() {
         let schedule = Schedule { seed: 3, jobs: 1 };
         let all = ids(&schedule.steps(&CASES)).concat();
-        let two = ids(&schedule.steps(&[CASES[1], CASES[5]])).concat();
+        let two = ids(&schedule.steps(&[CASES[2], CASES[6]])).concat();
         let order_in_all: Vec<_> = all.into_iter().filter(|id| two.contains(id)).collect();
         assert_eq!(order_in_all, two);
     }

@@ -53,16 +53,8 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::engine::Authority;
 
-    const POD_UNKNOWN: CaseInfo = CaseInfo {
-        id: "kubelet/lookup/pod-unknown",
-        requirement: "",
-        authority: Authority::PROJECT,
-        motivation: "",
-        level: Level::Documented,
-        expected: "",
-    };
+    const POD_UNKNOWN: CaseInfo = CaseInfo::new("kubelet/lookup/pod-unknown", Level::Documented);
 
     #[rstest]
     #[case::all(&[], &[], true)]

@@ -126,7 +126,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::engine::{Authority, CaseInfo, ExpectedFailures, SkipKind};
+    use crate::engine::{CaseInfo, ExpectedFailures, SkipKind};
 
     const ALLOW_INCOMPLETE: GatePolicy = GatePolicy {
         strict: false,
@@ -160,14 +160,7 @@ mod tests {
             _ => Outcome::Error { reason: text },
         };
         CaseRecord {
-            info: CaseInfo {
-                id,
-                requirement: "",
-                authority: Authority::PROJECT,
-                motivation: "",
-                level,
-                expected: "",
-            },
+            info: CaseInfo::new(id, level),
             outcome,
             duration: Duration::ZERO,
             evidence: Vec::new(),

@@ -92,7 +92,6 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Authority;
 
     /// The minimum number of distinct cases of each suite.
     const MIN_DISTINCT_CASES: &[(Suite, usize)] = &[(Suite::Kubelet, 50), (Suite::Runtime, 40), (Suite::Archive, 40)];
@@ -126,14 +125,7 @@ mod tests {
 
     #[test]
     fn cases_with_the_same_mutants_count_once() {
-        let info = |id| CaseInfo {
-            id,
-            requirement: "",
-            authority: Authority::PROJECT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "",
-        };
+        let info = |id| CaseInfo::new(id, Level::Reference);
         let coverage = Coverage {
             suite: Suite::Kubelet,
             mutant_count: 2,

@@ -324,7 +324,6 @@ pub(crate) mod tests {
 
     pub(crate) fn sample() -> Report {
         let case_info = |id, level| CaseInfo {
-            id,
             requirement: "The kubelet must return 404 for an unknown Pod.",
             authority: Authority {
                 title: "Kubelet Checkpoint API",
@@ -332,8 +331,8 @@ pub(crate) mod tests {
                 url: "https://kubernetes.io/docs/reference/node/kubelet-checkpoint-api/#post-checkpoint-response",
             },
             motivation: "example#1: 500 for an unknown Pod",
-            level,
             expected: "404",
+            ..CaseInfo::new(id, level)
         };
         let record = |id, level, outcome| CaseRecord {
             info: case_info(id, level),

@@ -70,17 +70,10 @@ impl Observer for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{Authority, Level};
+    use crate::engine::Level;
 
     const fn case_info(id: &'static str) -> CaseInfo {
-        CaseInfo {
-            id,
-            requirement: "",
-            authority: Authority::PROJECT,
-            motivation: "",
-            level: Level::Documented,
-            expected: "",
-        }
+        CaseInfo::new(id, Level::Documented)
     }
 
     #[test]

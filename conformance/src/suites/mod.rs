@@ -4,7 +4,6 @@ pub mod archive;
 pub mod kubelet;
 pub mod runtime;
 
-mod archive_authority;
 mod authority;
 mod list;
 

@@ -257,6 +257,10 @@ impl Lifecycle for EmbeddedLifecycle {
         })
     }
 
+    fn owns_runtime(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { self.cri.lock().await.is_some() })
+    }
+
     fn kill_runtime(&self) -> BoxFuture<'_, bool> {
         Box::pin(kill_fake_cri(&self.cri))
     }

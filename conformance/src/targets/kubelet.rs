@@ -17,7 +17,10 @@ use reqwest::Method;
 use super::{
     Client, Credentials, FakeCriControl, HttpResponse, Identity, TargetError, Workload, unfreeze::FrozenWatch, workload,
 };
-use crate::report;
+use crate::{
+    engine::{Capabilities, Capability},
+    report,
+};
 
 /// A container as the checkpoint endpoint's path names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +102,9 @@ pub trait Lifecycle: Send + Sync {
     /// Restarts the kubelet with `config` and returns a client for its new address. Returns once the kubelet serves
     /// and, if `config` serves the checkpoint endpoint, once the container under test is running again.
     fn restart(&self, config: KubeletConfig) -> BoxFuture<'_, Result<Client, TargetError>>;
+
+    /// Whether the harness started the runtime.
+    fn owns_runtime(&self) -> BoxFuture<'_, bool>;
 
     /// Kills the runtime. Its containers keep running. Returns false if the harness did not start the runtime.
     fn kill_runtime(&self) -> BoxFuture<'_, bool>;
@@ -324,6 +330,61 @@ impl Kubelet {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// What the harness can do with this kubelet.
+    pub async fn capabilities(&self) -> Capabilities {
+        let client = self.client().await;
+        let endpoint = client.endpoint();
+        let identities = &endpoint.extra_identities;
+        let owns_runtime = match &self.lifecycle {
+            Some(lifecycle) => lifecycle.owns_runtime().await,
+            None => false,
+        };
+        let sibling_capabilities = Capability::ALL
+            .iter()
+            .copied()
+            .filter(|capability| self.sibling(*capability).is_some());
+        sibling_capabilities
+            .collect::<Capabilities>()
+            .with(Capability::FakeCriControl, self.fake_cri.is_some())
+            .with(Capability::ReadArchives, self.checkpoints_dir.is_some())
+            .with(Capability::RestartKubelet, self.lifecycle.is_some())
+            .with(Capability::RestartRuntime, owns_runtime)
+            .with(Capability::DirectConnection, !self.through_node_proxy)
+            .with(Capability::Load, self.allow_load)
+            .with(
+                Capability::BearerToken,
+                identities.token_user.is_some() || matches!(endpoint.identity, Identity::Token(_)),
+            )
+            .with(Capability::DeniedUser, identities.denied_user.is_some())
+            .with(Capability::NodeProxyUser, identities.node_proxy_user.is_some())
+            .with(Capability::ReadOnlyPort, endpoint.read_only.is_some())
+            .with(Capability::StaticPod, self.static_pod_name().is_some())
+    }
+
+    /// The other container of the Pod that this capability is about, if there is one.
+    pub fn sibling(&self, capability: Capability) -> Option<&ContainerRef> {
+        let siblings = &self.siblings;
+        match capability {
+            Capability::SiblingContainer => siblings.running.as_ref(),
+            Capability::ExitedContainer => siblings.exited.as_ref(),
+            Capability::FinishedInitContainer => siblings.init.as_ref(),
+            Capability::CreatedContainer => siblings.created.as_ref(),
+            Capability::CrashLoopContainer => siblings.restarting.as_ref(),
+            Capability::SidecarContainer => siblings.sidecar.as_ref(),
+            Capability::EphemeralContainer => siblings.ephemeral.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The name in the manifest of the static Pod of the container under test: its full name without the node's name.
+    pub fn static_pod_name(&self) -> Option<&str> {
+        let short = self
+            .container_under_test
+            .pod
+            .strip_suffix(self.node_name.as_ref()?.as_str())?;
+        short.strip_suffix('-')
     }
 
     /// Restarts the kubelet with `config`; `None` if the harness did not start the kubelet.

@@ -13,7 +13,6 @@
 //!               --- Lifecycle       restart with another configuration, if the harness started the kubelet
 //! ```
 //!
-//! A capability that a target does not have is `None`. Cases that need the capability are skipped with that reason.
 
 mod api_server;
 mod client;

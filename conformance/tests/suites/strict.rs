@@ -79,7 +79,7 @@ async fn check_kubelet_suite() {
         .unwrap()
         .count();
     session.kubelet.lifecycle.as_ref().unwrap().shutdown().await.unwrap();
-    let max_archives: u32 = 1 + kubelet::cases().iter().map(|case| case.max_archives).sum::<u32>();
+    let max_archives: u32 = 1 + kubelet::cases().iter().map(|case| case.plan.max_archives).sum::<u32>();
     assert!(
         archive_count > 40 && archive_count <= max_archives as usize,
         "{archive_count} archives exceed the announced maximum of {max_archives}"

@@ -6,81 +6,99 @@ use cri_proto::document::{STATUS_VERSION, zero_time};
 use jiff::Timestamp;
 
 use super::preconditions::{
-    ArchiveCase, Problems, case, pass_unless, require_config_dump, require_criu, require_optional_document,
-    require_spec_dump, source,
+    ArchiveCase, Problems, pass_unless, require_config_dump, require_criu, require_optional_document, require_spec_dump,
 };
 use crate::{
     archive::{InspectedArchive, Layout, ParsedDocument},
-    engine::{CaseResult, NonPass, check, fail, pass},
+    engine::{Authority, CaseResult, Level, NonPass, case, check, fail, pass},
+    suites::authority,
 };
 
-const METADATA_SOURCE: &str = "checkpointctl lib/metadata.go";
-
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/metadata/config-dump-valid",
-        Reference,
-        METADATA_SOURCE,
-        "config.dump must be JSON with the names of the container and times in RFC 3339 format.",
-        "JSON in checkpointctl's format",
-        |archive| require_readable(
-            archive,
-            &archive.documents.config,
-            Some("archive/layout/required-members")
+    case("archive/metadata/config-dump-valid", Level::Reference)
+        .requirement("config.dump must be JSON with the names of the container and times in RFC 3339 format.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
+        .expected("JSON in checkpointctl's format")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/layout/required-members",
+        ])
+        .shared()
+        .check(|archive| {
+            require_readable(
+                archive,
+                &archive.documents.config,
+                Some("archive/layout/required-members"),
+            )
+        }),
+    case("archive/metadata/config-dump-fields", Level::Reference)
+        .requirement("config.dump must have every field that describes a checkpoint, with a value in each.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
+        .expected(
+            "id, name, image (in the characters of an image reference), runtime, three times, restored; Podman: \
+            id, name, createdTime",
         )
-    ),
-    case!(
-        "archive/metadata/config-dump-fields",
-        Reference,
-        METADATA_SOURCE,
-        "config.dump must have every field that describes a checkpoint, with a value in each.",
-        "id, name, image (in the characters of an image reference), runtime, three times, restored; Podman: id, \
-            name, createdTime",
-        config_fields
-    ),
-    case!(
-        "archive/metadata/spec-dump-valid",
-        Reference,
-        "OCI runtime specification",
-        "spec.dump must be an OCI runtime configuration.",
-        "JSON in the format of the specification",
-        |archive| require_readable(
-            archive,
-            &archive.documents.spec,
-            Some("archive/layout/required-members")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .shared()
+        .check(config_fields),
+    case("archive/metadata/spec-dump-valid", Level::Reference)
+        .requirement("spec.dump must be an OCI runtime configuration.")
+        .authority(authority::OCI)
+        .expected("JSON in the format of the specification")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/layout/required-members",
+        ])
+        .shared()
+        .check(|archive| {
+            require_readable(
+                archive,
+                &archive.documents.spec,
+                Some("archive/layout/required-members"),
+            )
+        }),
+    case("archive/metadata/spec-process-fields", Level::Reference)
+        .requirement(
+            "spec.dump must contain the version of the specification, the process arguments and the root \
+            path.",
         )
-    ),
-    case!(
-        "archive/metadata/spec-process-fields",
-        Reference,
-        "OCI runtime specification",
-        "spec.dump must contain the version of the specification, the process arguments and the root path.",
-        "ociVersion, process.args, root.path",
-        spec_process
-    ),
-    case!(
-        "archive/metadata/spec-lists-unique",
-        Reference,
-        "OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)",
-        "spec.dump must have no namespace type and no limit twice, because a runtime must reject duplicates.",
-        "unique types",
-        spec_lists
-    ),
-    case!(
-        "archive/metadata/status-dump-valid",
-        Reference,
-        "containerd; CRI ContainerStatus",
-        "status.dump, if present, must be JSON of a CRI ContainerStatus.",
-        "JSON in the CRI's format",
-        |archive| require_readable(archive, &archive.documents.status_dump, None)
-    ),
-    case!(
-        "archive/metadata/status-valid",
-        Reference,
-        "containerd internal/cri/store/container/status.go",
-        "The member status, if present, must be JSON in containerd's format, version v1.",
-        "JSON, Version v1",
-        |archive| {
+        .authority(authority::OCI)
+        .expected("ociVersion, process.args, root.path")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(spec_process),
+    case("archive/metadata/spec-lists-unique", Level::Reference)
+        .requirement(
+            "spec.dump must have no namespace type and no limit twice, because a runtime must reject \
+            duplicates.",
+        )
+        .authority(
+            authority::OCI.with_section("OCI runtime specification (config-linux.md: namespaces; config.md: rlimits)"),
+        )
+        .expected("unique types")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(spec_lists),
+    case("archive/metadata/status-dump-valid", Level::Reference)
+        .requirement("status.dump, if present, must be JSON of a CRI ContainerStatus.")
+        .authority(authority::CRI_STATUS)
+        .expected("JSON in the CRI's format")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| require_readable(archive, &archive.documents.status_dump, None)),
+    case("archive/metadata/status-valid", Level::Reference)
+        .requirement("The member status, if present, must be JSON in containerd's format, version v1.")
+        .authority(authority::CONTAINERD_STATUS)
+        .expected("JSON, Version v1")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_readable(archive, &archive.documents.status, None)?;
             let version = archive
                 .documents
@@ -89,110 +107,120 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .map(|status| status.version.as_str())
                 .unwrap_or_default();
             check(version == STATUS_VERSION, format!("Version {version:?}"))
-        }
-    ),
-    case!(
-        "archive/metadata/descriptors-json-valid",
-        Reference,
-        "runc",
-        "checkpoint/descriptors.json, if present, must be a JSON array with the targets of the standard streams.",
-        "an array of three strings",
-        |archive| {
+        }),
+    case("archive/metadata/descriptors-json-valid", Level::Reference)
+        .requirement(
+            "checkpoint/descriptors.json, if present, must be a JSON array with the targets of the standard \
+            streams.",
+        )
+        .authority(authority::RUNC)
+        .expected("an array of three strings")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_readable(archive, &archive.documents.descriptors, None)?;
             let names = archive.documents.descriptors.parsed().cloned().unwrap_or_default();
             check(
                 names.len() >= 3 && names.iter().all(|name| !name.is_empty()),
                 format!("{names:?}"),
             )
-        }
-    ),
-    case!(
-        "archive/metadata/lists-valid",
-        Reference,
-        METADATA_SOURCE,
-        "deleted.files and bind.mounts, if present, must be JSON arrays in checkpointctl's format.",
-        "JSON arrays",
-        |archive| {
+        }),
+    case("archive/metadata/lists-valid", Level::Reference)
+        .requirement("deleted.files and bind.mounts, if present, must be JSON arrays in checkpointctl's format.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
+        .expected("JSON arrays")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             let deleted = require_readable(archive, &archive.documents.deleted_files, None);
             match require_readable(archive, &archive.documents.bind_mounts, None) {
                 Err(NonPass::Skip(_)) => deleted,
                 mounts @ Err(_) => mounts,
                 mounts => deleted.or(mounts),
             }
-        }
-    ),
-    case!(
-        "archive/metadata/times-ordered",
-        Reference,
-        METADATA_SOURCE,
-        "The times of the container must be in the order created, started, checkpointed.",
-        "created <= started <= checkpointed",
-        times
-    ),
-    case!(
-        "archive/metadata/restored-time-consistent",
-        Reference,
-        METADATA_SOURCE,
-        "restoredTime must be the zero time if and only if the container was not restored.",
-        "restored false and 0001-01-01T00:00:00Z, or restored true and another time",
-        |archive| {
+        }),
+    case("archive/metadata/times-ordered", Level::Reference)
+        .requirement("The times of the container must be in the order created, started, checkpointed.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
+        .expected("created <= started <= checkpointed")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .shared()
+        .check(times),
+    case("archive/metadata/restored-time-consistent", Level::Reference)
+        .requirement("restoredTime must be the zero time if and only if the container was not restored.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
+        .expected("restored false and 0001-01-01T00:00:00Z, or restored true and another time")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .shared()
+        .check(|archive| {
             let config = require_config_dump(archive)?;
             let is_time = config.restored_at != zero_time();
             check(
                 is_time == config.restored,
                 format!("restored {}, restoredTime {}", config.restored, config.restored_at),
             )
-        }
-    ),
-    case!(
-        "archive/metadata/same-id",
-        Reference,
-        "containerd and CRI-O",
-        "All documents must have the id of the same container.",
-        "one id",
-        same_id
-    ),
-    case!(
-        "archive/metadata/same-names",
-        Reference,
-        "CRI ContainerMetadata",
-        "All documents must have the same names of the container, its Pod and its namespace.",
-        "one name, one Pod, one namespace",
-        same_name
-    ),
-    case!(
-        "archive/metadata/same-times",
-        Reference,
-        "containerd",
-        "status and status.dump must have the same times and exit code of the container.",
-        "equal times and exit codes",
-        same_times
-    ),
-    case!(
-        "archive/metadata/container-running",
-        Reference,
-        source::PAGE,
-        "The status in the archive must be that of a running container.",
-        "state CONTAINER_RUNNING (1), finished_at 0, started_at above 0",
-        status_is_running
-    ),
-    case!(
-        "archive/metadata/engine-annotations",
-        Reference,
-        "checkpointctl internal/utils.go",
-        "spec.dump must have the annotations from which checkpointctl reads Pod, namespace and container.",
-        "annotations of the engine that io.container.manager names",
-        engine_annotations
-    ),
-    case!(
-        "archive/metadata/image-names-agree",
-        Robust,
-        "CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName",
-        "rootfsImageRef must be in the repository of rootfsImageName, because a restore tags the image that it \
-            pulls.",
-        "one repository in rootfsImageName and rootfsImageRef",
-        image_names
-    ),
+        }),
+    case("archive/metadata/same-id", Level::Reference)
+        .requirement("All documents must have the id of the same container.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("one id")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .shared()
+        .check(same_id),
+    case("archive/metadata/same-names", Level::Reference)
+        .requirement("All documents must have the same names of the container, its Pod and its namespace.")
+        .authority(authority::CRI_METADATA)
+        .expected("one name, one Pod, one namespace")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .may_depend_on(&["archive/metadata/status-dump-valid"])
+        .shared()
+        .check(same_name),
+    case("archive/metadata/same-times", Level::Reference)
+        .requirement("status and status.dump must have the same times and exit code of the container.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("equal times and exit codes")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/metadata/status-valid",
+            "archive/metadata/status-dump-valid",
+        ])
+        .shared()
+        .check(same_times),
+    case("archive/metadata/container-running", Level::Reference)
+        .requirement("The status in the archive must be that of a running container.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("state CONTAINER_RUNNING (1), finished_at 0, started_at above 0")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/metadata/status-dump-valid",
+        ])
+        .shared()
+        .check(status_is_running),
+    case("archive/metadata/engine-annotations", Level::Reference)
+        .requirement("spec.dump must have the annotations from which checkpointctl reads Pod, namespace and container.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl internal/utils.go"))
+        .expected("annotations of the engine that io.container.manager names")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(engine_annotations),
+    case("archive/metadata/image-names-agree", Level::Robust)
+        .requirement(
+            "rootfsImageRef must be in the repository of rootfsImageName, because a restore tags the image \
+            that it pulls.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2026-50195: containerd pulled rootfsImageRef and tagged it as rootfsImageName")
+        .expected("one repository in rootfsImageName and rootfsImageRef")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .may_depend_on(&["archive/metadata/config-dump-fields"])
+        .shared()
+        .check(image_names),
 ];
 
 fn require_readable<T>(

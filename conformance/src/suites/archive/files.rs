@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::{message::FdTypes, vma_status};
 
-use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_optional_document, require_process_tree};
+use super::preconditions::{ArchiveCase, Problems, pass_unless, require_optional_document, require_process_tree};
 use crate::{
     archive::{Images, InspectedArchive, OpenFile},
-    engine::{CaseResult, NonPass, check, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    suites::authority,
 };
 
 /// The `shmid` of such a mapping is the id of a file.
@@ -16,24 +17,26 @@ const VMA_FILE_MASK: u32 = vma_status::FILE_PRIVATE | vma_status::FILE_SHARED;
 const VMA_OTHER_KIND_MASK: u32 = vma_status::SOCKET | vma_status::AIORING | vma_status::MEMFD;
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/open-files/files-image",
-        Reference,
-        "checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file",
-        "The archive must contain the open files, in files.img or in one image per type.",
-        "files.img, or reg-files.img and the images of the other types",
-        |archive| match &require_process_tree(archive)?.files {
+    case("archive/open-files/files-image", Level::Reference)
+        .requirement("The archive must contain the open files, in files.img or in one image per type.")
+        .authority(
+            authority::CHECKPOINTCTL
+                .with_section("checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file"),
+        )
+        .expected("files.img, or reg-files.img and the images of the other types")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| match &require_process_tree(archive)?.files {
             Some(files) => pass(format!("{} files", files.len())),
             None => fail("no files.img"),
-        }
-    ),
-    case!(
-        "archive/open-files/unique-ids",
-        Reference,
-        "CRIU images/fdinfo.proto",
-        "Every open file must have a unique id other than zero.",
-        "unique ids",
-        |archive| {
+        }),
+    case("archive/open-files/unique-ids", Level::Reference)
+        .requirement("Every open file must have a unique id other than zero.")
+        .authority(authority::criu_file("images/fdinfo.proto"))
+        .expected("unique ids")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(|archive| {
             let (_, files) = require_files(archive)?;
             let mut unique = BTreeSet::new();
             let duplicates = files.iter().filter(|file| file.id == 0 || !unique.insert(file.id));
@@ -41,15 +44,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 duplicates.map(|file| format!("id {}", file.id)),
                 format!("{} files", files.len()),
             )
-        }
-    ),
-    case!(
-        "archive/open-files/entry-variant",
-        Reference,
-        "CRIU images/fdinfo.proto",
-        "Every open file must have exactly the entry of its type, with the file's own id.",
-        "the entry of the file's type",
-        |archive| {
+        }),
+    case("archive/open-files/entry-variant", Level::Reference)
+        .requirement("Every open file must have exactly the entry of its type, with the file's own id.")
+        .authority(authority::criu_file("images/fdinfo.proto"))
+        .expected("the entry of the file's type")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(|archive| {
             let (_, files) = require_files(archive)?;
             let mismatched = files
                 .iter()
@@ -58,23 +60,21 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 mismatched.map(|file| format!("file {} of type {}", file.id, file.kind_name())),
                 format!("{} files", files.len()),
             )
-        }
-    ),
-    case!(
-        "archive/open-files/descriptors-resolve",
-        Reference,
-        "checkpointctl --files",
-        "Every descriptor must refer to an open file of its type.",
-        "ids and types of files.img",
-        descriptors
-    ),
-    case!(
-        "archive/open-files/unique-fd-numbers",
-        Reference,
-        "CRIU images/fdinfo.proto",
-        "A descriptor table must not have the same fd twice.",
-        "unique fds",
-        |archive| {
+        }),
+    case("archive/open-files/descriptors-resolve", Level::Reference)
+        .requirement("Every descriptor must refer to an open file of its type.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
+        .expected("ids and types of files.img")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(descriptors),
+    case("archive/open-files/unique-fd-numbers", Level::Reference)
+        .requirement("A descriptor table must not have the same fd twice.")
+        .authority(authority::criu_file("images/fdinfo.proto"))
+        .expected("unique fds")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(|archive| {
             let (images, _) = require_files(archive)?;
             let mut problems = Problems::default();
             for (table, descriptors) in &images.fdinfo {
@@ -84,42 +84,52 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 }
             }
             problems.into_result(format!("{} tables", images.fdinfo.len()))
-        }
-    ),
-    case!(
-        "archive/open-files/references-resolve",
-        Reference,
-        "CRIU images/fs.proto, images/mm.proto, images/vma.proto",
-        "Working directories, roots, executables and mapped files must refer to open files of the table.",
-        "ids of files.img",
-        file_references
-    ),
-    case!(
-        "archive/open-files/epoll-targets-open",
-        Reference,
-        "CRIU criu/eventpoll.c: a restore adds each target by the number of its descriptor",
-        "Every target of an epoll instance must be open in a process that has the instance, as the same file.",
-        "a descriptor with this fd and file in a table with the instance",
-        epoll_targets
-    ),
-    case!(
-        "archive/open-files/append-only-without-size",
-        Reference,
-        "CRIU criu/files-reg.c, should_check_size",
-        "A file opened for appending only, such as a log, must have no size, because a restore fails if the file has \
-            grown since.",
-        "no size for append-only files",
-        append_only
-    ),
-    case!(
-        "archive/open-files/standard-streams",
-        Reference,
-        "runc; checkpoint/descriptors.json",
-        "The pipes that descriptors.json names must be open in the processes, because a restore finds them by these \
-            names.",
-        "a named pipe among the open files",
-        standard_streams
-    ),
+        }),
+    case("archive/open-files/references-resolve", Level::Reference)
+        .requirement("Working directories, roots, executables and mapped files must refer to open files of the table.")
+        .authority(authority::criu_file(
+            "images/fs.proto, images/mm.proto, images/vma.proto",
+        ))
+        .expected("ids of files.img")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(file_references),
+    case("archive/open-files/epoll-targets-open", Level::Reference)
+        .requirement(
+            "Every target of an epoll instance must be open in a process that has the instance, as the same \
+            file.",
+        )
+        .authority(authority::criu_file(
+            "criu/eventpoll.c: a restore adds each target by the number of its descriptor",
+        ))
+        .expected("a descriptor with this fd and file in a table with the instance")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(epoll_targets),
+    case("archive/open-files/append-only-without-size", Level::Reference)
+        .requirement(
+            "A file opened for appending only, such as a log, must have no size, because a restore fails if \
+            the file has grown since.",
+        )
+        .authority(authority::criu_file("criu/files-reg.c, should_check_size"))
+        .expected("no size for append-only files")
+        .depends_on(&["archive/open-files/files-image"])
+        .shared()
+        .check(append_only),
+    case("archive/open-files/standard-streams", Level::Reference)
+        .requirement(
+            "The pipes that descriptors.json names must be open in the processes, because a restore finds \
+            them by these names.",
+        )
+        .authority(authority::RUNC)
+        .expected("a named pipe among the open files")
+        .depends_on(&["archive/open-files/files-image"])
+        .may_depend_on(&[
+            "archive/processes/fdinfo-images",
+            "archive/metadata/descriptors-json-valid",
+        ])
+        .shared()
+        .check(standard_streams),
 ];
 
 fn require_files(archive: &InspectedArchive) -> Result<(&Images, &[OpenFile]), NonPass> {

@@ -1,68 +1,91 @@
 //! Each image by itself.
 
-use super::preconditions::{ArchiveCase, case, require_images, require_pagemaps, require_unencrypted};
+use super::preconditions::{ArchiveCase, require_images, require_pagemaps, require_unencrypted};
 use crate::{
     archive::{ImageProblems, InspectedArchive, Layout},
-    engine::{CaseResult, NonPass, check, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    suites::authority,
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/images/decodable",
-        Reference,
-        "CRIU images/*.proto and criu/include/magic.h",
-        "Every image must have the magic of its type, complete entries, and messages that decode.",
-        "all images decode",
-        |archive| {
+    case("archive/images/decodable", Level::Reference)
+        .requirement("Every image must have the magic of its type, complete entries, and messages that decode.")
+        .authority(authority::criu_file("images/*.proto and criu/include/magic.h"))
+        .expected("all images decode")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             if !require_unencrypted(archive)?.has_any() && archive.member("checkpoint").is_none() {
                 return fail("no images");
             }
             require_no_image_errors(archive, |archive| &archive.images.undecodable)
-        }
-    ),
-    case!(
-        "archive/images/required-fields",
-        Reference,
-        "CRIU images/*.proto",
-        "Every message must have all fields that its definition requires.",
-        "all required fields",
-        |archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)
-    ),
-    case!(
-        "archive/images/no-unknown-fields",
-        Robust,
-        "CRIU images/*.proto (4.2)",
-        "No message must have a field or value that its definition does not define.",
-        "no unknown field",
-        |archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)
-    ),
-    case!(
-        "archive/images/not-empty",
-        Reference,
-        "checkpointctl: go-criu panics on an image that has magics but no entry",
-        "No image with exactly one object must be empty.",
-        "an entry in each image",
-        |archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)
-    ),
-    case!(
-        "archive/images/bounded-size",
-        Robust,
-        "CWE-770; a reader keeps the content of images in memory",
-        "The images must be small enough to be compared with each other in 96 MiB of memory; larger images are \
-            checked only by themselves.",
-        "images within this reader's limit",
-        |archive| match &require_unencrypted(archive)?.limit_reached {
+        }),
+    case("archive/images/required-fields", Level::Reference)
+        .requirement("Every message must have all fields that its definition requires.")
+        .authority(authority::criu_file("images/*.proto"))
+        .expected("all required fields")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/images/decodable",
+        ])
+        .shared()
+        .check(|archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)),
+    case("archive/images/no-unknown-fields", Level::Robust)
+        .requirement("No message must have a field or value that its definition does not define.")
+        .authority(authority::criu_file("images/*.proto (4.2)"))
+        .expected("no unknown field")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/images/decodable",
+        ])
+        .shared()
+        .check(|archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)),
+    case("archive/images/not-empty", Level::Reference)
+        .requirement("No image with exactly one object must be empty.")
+        .authority(
+            authority::CHECKPOINTCTL
+                .with_section("checkpointctl: go-criu panics on an image that has magics but no entry"),
+        )
+        .expected("an entry in each image")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/images/decodable",
+        ])
+        .shared()
+        .check(|archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)),
+    case("archive/images/bounded-size", Level::Robust)
+        .requirement(
+            "The images must be small enough to be compared with each other in 96 MiB of memory; larger \
+            images are checked only by themselves.",
+        )
+        .authority(authority::CWE_UNBOUNDED_ALLOCATION)
+        .expected("images within this reader's limit")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| match &require_unencrypted(archive)?.limit_reached {
             Some(member) => fail(format!("limit exceeded in {member}")),
             None => pass("images within this reader's limit"),
-        }
-    ),
-    case!(
-        "archive/images/inventory-valid",
-        Reference,
-        "CRIU criu/cr-check.c, check_img_inventory",
-        "The inventory must have image version 2 and declare file descriptors per table.",
-        "img_version 2, fdinfo_per_id",
-        |archive| {
+        }),
+    case("archive/images/inventory-valid", Level::Reference)
+        .requirement("The inventory must have image version 2 and declare file descriptors per table.")
+        .authority(authority::criu_file("criu/cr-check.c, check_img_inventory"))
+        .expected("img_version 2, fdinfo_per_id")
+        .depends_on(&[
+            "archive/images/decodable",
+            "archive/images/required-fields",
+            "archive/images/not-empty",
+        ])
+        .may_depend_on(&["archive/layout/required-members"])
+        .shared()
+        .check(|archive| {
             let inventory = require_inventory(archive)?;
             let actual = format!(
                 "img_version {}, fdinfo_per_id {:?}",
@@ -72,26 +95,33 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 inventory.img_version == cri_proto::criu::IMAGES_V1_1 && inventory.fdinfo_per_id(),
                 actual,
             )
-        }
-    ),
-    case!(
-        "archive/images/inventory-root-ids",
-        Reference,
-        "CRIU images/inventory.proto",
-        "The inventory must name the namespaces of the root process.",
-        "root_ids",
-        |archive| match require_inventory(archive)?.root_ids {
+        }),
+    case("archive/images/inventory-root-ids", Level::Reference)
+        .requirement("The inventory must name the namespaces of the root process.")
+        .authority(authority::criu_file("images/inventory.proto"))
+        .expected("root_ids")
+        .depends_on(&[
+            "archive/images/decodable",
+            "archive/images/required-fields",
+            "archive/images/not-empty",
+        ])
+        .may_depend_on(&["archive/layout/required-members"])
+        .shared()
+        .check(|archive| match require_inventory(archive)?.root_ids {
             Some(_) => pass("root_ids"),
             None => fail("no root_ids"),
-        }
-    ),
-    case!(
-        "archive/images/stats-dump",
-        Reference,
-        "checkpointctl --stats",
-        "The archive must contain stats-dump with the statistics of a dump.",
-        "statistics of a dump",
-        |archive| {
+        }),
+    case("archive/images/stats-dump", Level::Reference)
+        .requirement("The archive must contain stats-dump with the statistics of a dump.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --stats"))
+        .expected("statistics of a dump")
+        .depends_on(&[
+            "archive/images/decodable",
+            "archive/images/required-fields",
+            "archive/images/not-empty",
+        ])
+        .shared()
+        .check(|archive| {
             let images = require_images(archive)?;
             match &images.stats {
                 None if archive.expected_layout() == Layout::Podman => {
@@ -103,17 +133,21 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     describe_dump_stats(stats.dump.is_some()),
                 ),
             }
-        }
-    ),
-    case!(
-        "archive/images/stats-consistent",
-        Reference,
-        "CRIU images/stats.proto",
-        "The statistics must match the archive: as many pages written as the archive holds, at most as many as were \
-            scanned, and a frozen time above zero.",
-        "pages written = pages in the archive",
-        stats_plausible
-    ),
+        }),
+    case("archive/images/stats-consistent", Level::Reference)
+        .requirement(
+            "The statistics must match the archive: as many pages written as the archive holds, at most as \
+            many as were scanned, and a frozen time above zero.",
+        )
+        .authority(authority::criu_file("images/stats.proto"))
+        .expected("pages written = pages in the archive")
+        .depends_on(&[
+            "archive/memory/pages-image-per-pagemap",
+            "archive/memory/pages-match-pagemap",
+        ])
+        .may_depend_on(&["archive/memory/pagemap-entries-present", "archive/images/stats-dump"])
+        .shared()
+        .check(stats_plausible),
 ];
 
 fn require_no_image_errors(archive: &InspectedArchive, errors: fn(&InspectedArchive) -> &ImageProblems) -> CaseResult {

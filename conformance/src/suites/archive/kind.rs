@@ -1,19 +1,22 @@
 //! The input as a whole: whether it is a checkpoint archive.
 
-use super::preconditions::{ArchiveCase, case, source};
+use super::preconditions::ArchiveCase;
 use crate::{
     archive::{InputKind, InspectedArchive, TarEnd},
-    engine::{CaseResult, NonPass, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, fail, pass},
+    suites::authority,
 };
 
-pub(super) const CASES: &[ArchiveCase] = &[case!(
-    "archive/format/checkpoint-archive",
-    Documented,
-    source::TAR_FORMAT,
-    "The input must be a checkpoint archive: a tar of CRIU images and the documents of the engine that made it.",
-    "a checkpoint archive of containerd, cri-o or podman",
-    kind
-)];
+pub(super) const CASES: &[ArchiveCase] = &[case("archive/format/checkpoint-archive", Level::Documented)
+    .requirement(
+        "The input must be a checkpoint archive: a tar of CRIU images and the documents of the engine \
+            that made it.",
+    )
+    .authority(authority::API_OPERATIONS)
+    .expected("a checkpoint archive of containerd, cri-o or podman")
+    .may_depend_on(&["archive/tar/bounded-headers", "archive/tar/not-empty"])
+    .shared()
+    .check(kind)];
 
 fn kind(archive: &InspectedArchive) -> CaseResult {
     match &archive.input {

@@ -2,54 +2,58 @@
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, DESCRIPTORS, NETWORK_STATUS, PODMAN_LOG, ROOTFS_DIFF};
 
-use super::preconditions::{ArchiveCase, case, pass_unless, require_criu, require_spec_dump, source};
+use super::preconditions::{ArchiveCase, pass_unless, require_criu, require_spec_dump};
 use crate::{
     archive::{InspectedArchive, Layout, MemberKind, NestedTar},
-    engine::{CaseResult, NonPass, check, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    suites::authority,
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/layout/required-members",
-        Reference,
-        source::E2E,
-        "The archive must contain the files spec.dump, config.dump and checkpoint/inventory.img.",
-        "spec.dump, config.dump, checkpoint/inventory.img",
-        upstream_names
-    ),
-    case!(
-        "archive/layout/engine-members",
-        Reference,
-        "containerd internal/cri/server/container_checkpoint_linux.go; CRI-O internal/lib/checkpoint.go; Podman \
-         libpod/container_internal_common.go, exportCheckpoint",
-        "The archive must contain the members of the engine that made it, under that engine's names.",
-        "containerd: status, status.dump, rootfs-diff.tar, container.log; CRI-O: io.kubernetes.cri-o.LogPath; \
-            Podman: network.status, ctr.log",
-        engine_members
-    ),
-    case!(
-        "archive/layout/checkpoint-directory",
-        Reference,
-        source::CHECKPOINTCTL,
-        "The archive must have an entry for the directory checkpoint/, because checkpointctl rejects an archive \
-            without it.",
-        "a directory entry checkpoint/",
-        |archive| {
+    case("archive/layout/required-members", Level::Reference)
+        .requirement("The archive must contain the files spec.dump, config.dump and checkpoint/inventory.img.")
+        .authority(authority::KUBERNETES_E2E)
+        .expected("spec.dump, config.dump, checkpoint/inventory.img")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(upstream_names),
+    case("archive/layout/engine-members", Level::Reference)
+        .requirement("The archive must contain the members of the engine that made it, under that engine's names.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected(
+            "containerd: status, status.dump, rootfs-diff.tar, container.log; CRI-O: \
+            io.kubernetes.cri-o.LogPath; Podman: network.status, ctr.log",
+        )
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(engine_members),
+    case("archive/layout/checkpoint-directory", Level::Reference)
+        .requirement(
+            "The archive must have an entry for the directory checkpoint/, because checkpointctl rejects an \
+            archive without it.",
+        )
+        .authority(authority::CHECKPOINTCTL)
+        .expected("a directory entry checkpoint/")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             match archive.member("checkpoint") {
                 Some(member) if member.kind == MemberKind::Directory => pass("a directory entry checkpoint/"),
                 Some(member) => fail(format!("checkpoint is a {:?}", member.kind)),
                 None => fail("no entry checkpoint/"),
             }
-        }
-    ),
-    case!(
-        "archive/layout/flat-checkpoint-directory",
-        Reference,
-        "containerd and CRI-O",
-        "The images must be directly in checkpoint/, without subdirectories.",
-        "no subdirectory in checkpoint/",
-        |archive| {
+        }),
+    case("archive/layout/flat-checkpoint-directory", Level::Reference)
+        .requirement("The images must be directly in checkpoint/, without subdirectories.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("no subdirectory in checkpoint/")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             let is_nested = |name: &str| {
                 name.trim_end_matches('/')
@@ -64,15 +68,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 members.map(|member| member.name.clone()),
                 "no subdirectory in checkpoint/",
             )
-        }
-    ),
-    case!(
-        "archive/layout/criu-image-names",
-        Reference,
-        "CRIU criu/image-desc.c",
-        "Every image must have a name that CRIU defines.",
-        "CRIU's image names",
-        |archive| {
+        }),
+    case("archive/layout/criu-image-names", Level::Reference)
+        .requirement("Every image must have a name that CRIU defines.")
+        .authority(authority::criu_file("criu/image-desc.c"))
+        .expected("CRIU's image names")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             let unnamed = &archive.images.unknown_names;
             let count: usize = archive.images.image_counts.values().sum();
@@ -84,15 +88,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     unnamed.summary()
                 },
             )
-        }
-    ),
-    case!(
-        "archive/layout/dump-log",
-        Reference,
-        "containerd and CRI-O",
-        "The archive must contain a non-empty dump.log with the log of the dump.",
-        "a non-empty text file",
-        |archive| {
+        }),
+    case("archive/layout/dump-log", Level::Reference)
+        .requirement("The archive must contain a non-empty dump.log with the log of the dump.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("a non-empty text file")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             match &archive.dump_log {
                 None if archive.expected_layout() == Layout::Podman => {
@@ -104,23 +108,23 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     format!("{} lines, {} bytes", log.lines, log.bytes),
                 ),
             }
-        }
-    ),
-    case!(
-        "archive/layout/container-log",
-        Reference,
-        "containerd (container.log) and CRI-O (io.kubernetes.cri-o.LogPath); Podman (ctr.log) unless it logs to the journal",
-        "The archive must contain the container's log.",
-        "container.log, io.kubernetes.cri-o.LogPath or ctr.log",
-        container_log
-    ),
-    case!(
-        "archive/layout/container-log-format",
-        Reference,
-        "CRI log format",
-        "Every line of the container's log must have a timestamp, a stream and a tag.",
-        "lines in CRI log format",
-        |archive| {
+        }),
+    case("archive/layout/container-log", Level::Reference)
+        .requirement("The archive must contain the container's log.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("container.log, io.kubernetes.cri-o.LogPath or ctr.log")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(container_log),
+    case("archive/layout/container-log-format", Level::Reference)
+        .requirement("Every line of the container's log must have a timestamp, a stream and a tag.")
+        .authority(authority::CRI_LOGS)
+        .expected("lines in CRI log format")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             match &archive.container_log {
                 None => Err(NonPass::Skip("requires an archive with a container log".to_owned())),
@@ -129,32 +133,33 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     Some(line) => fail(format!("{name}: {line}")),
                 },
             }
-        }
-    ),
-    case!(
-        "archive/layout/rootfs-diff-is-tar",
-        Reference,
-        "containerd and CRI-O",
-        "The member rootfs-diff.tar, if present, must be a tar, compressed or not.",
-        "a tar, plain or compressed",
-        rootfs_diff
-    ),
-    case!(
-        "archive/layout/descriptors-json",
-        Robust,
-        "runc libcontainer/criu_linux.go and crun: a restore reads descriptors.json (youki#1511)",
-        "The archive must contain checkpoint/descriptors.json, because runc and crun restore no container without \
-            it.",
-        "a file checkpoint/descriptors.json",
-        |archive| {
+        }),
+    case("archive/layout/rootfs-diff-is-tar", Level::Reference)
+        .requirement("The member rootfs-diff.tar, if present, must be a tar, compressed or not.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("a tar, plain or compressed")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(rootfs_diff),
+    case("archive/layout/descriptors-json", Level::Robust)
+        .requirement(
+            "The archive must contain checkpoint/descriptors.json, because runc and crun restore no container \
+            without it.",
+        )
+        .authority(authority::RUNC)
+        .expected("a file checkpoint/descriptors.json")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+        .shared()
+        .check(|archive| {
             require_criu(archive)?;
             match archive.member(DESCRIPTORS) {
                 Some(member) if member.kind == MemberKind::File => pass("a file checkpoint/descriptors.json"),
                 Some(member) => fail(format!("checkpoint/descriptors.json is a {:?}", member.kind)),
                 None => fail("no checkpoint/descriptors.json"),
             }
-        }
-    ),
+        }),
 ];
 
 fn upstream_names(archive: &InspectedArchive) -> CaseResult {

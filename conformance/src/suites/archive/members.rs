@@ -3,120 +3,136 @@
 
 use cri_proto::document::zero_time;
 
-use super::preconditions::{ArchiveCase, case, pass_unless, require_complete, require_config_dump, source};
+use super::preconditions::{ArchiveCase, pass_unless, require_complete, require_config_dump};
 use crate::{
     archive::{InspectedArchive, Member, MemberKind, NameIssue},
-    engine::{CaseResult, NonPass},
+    engine::{Authority, CaseResult, Level, NonPass, case},
+    suites::authority,
 };
 
-const TRAVERSAL_SOURCE: &str = "CWE-22; archives are unpacked by runtimes as root";
-
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/members/relative-names",
-        Robust,
-        TRAVERSAL_SOURCE,
-        "No member must have an absolute name.",
-        "relative names",
-        |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Absolute))
-    ),
-    case!(
-        "archive/members/no-path-traversal",
-        Robust,
-        TRAVERSAL_SOURCE,
-        "No member must have a name with a `..` component.",
-        "no `..` in a name",
-        |archive| no_member(archive, |member| member
-            .name_issues
-            .contains(&NameIssue::ParentComponent))
-    ),
-    case!(
-        "archive/members/no-symlink",
-        Robust,
-        source::SYMLINK_CVE,
-        "No member must be a symbolic link, because a link named container.log made a runtime read files of the \
-            host.",
-        "no symbolic link",
-        |archive| no_member(archive, |member| member.kind == MemberKind::Symlink)
-    ),
-    case!(
-        "archive/members/no-hard-link",
-        Robust,
-        source::SYMLINK_CVE,
-        "No member must be a hard link.",
-        "no hard link",
-        |archive| no_member(archive, |member| member.kind == MemberKind::HardLink)
-    ),
-    case!(
-        "archive/members/no-device",
-        Robust,
-        TRAVERSAL_SOURCE,
-        "No member must be a device or a FIFO.",
-        "no device and no FIFO",
-        |archive| no_member(archive, |member| matches!(
-            member.kind,
-            MemberKind::Device | MemberKind::Fifo
-        ))
-    ),
-    case!(
-        "archive/members/no-sparse",
-        Robust,
-        source::SPARSE_CVE,
-        "No member must be sparse, because a crafted sparse map can make a reader use memory without bound.",
-        "no sparse member",
-        |archive| no_member(archive, |member| member.kind == MemberKind::Sparse)
-    ),
-    case!(
-        "archive/members/posix-type",
-        Robust,
-        source::TAR_FORMAT,
-        "Every member must have a type that POSIX defines.",
-        "POSIX member types",
-        |archive| no_member(archive, |member| matches!(member.kind, MemberKind::Other(_)))
-    ),
-    case!(
-        "archive/members/unique-names",
-        Robust,
-        "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No name must occur twice, because readers disagree on which member is used.",
-        "unique names",
-        |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Duplicate))
-    ),
-    case!(
-        "archive/members/valid-names",
-        Robust,
-        TRAVERSAL_SOURCE,
-        "Names must be UTF-8 without control characters, without empty or `.` components, and no longer than a path.",
-        "well-formed names",
-        |archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Malformed))
-    ),
-    case!(
-        "archive/members/no-setuid-setgid",
-        Robust,
-        TRAVERSAL_SOURCE,
-        "No member must be setuid or setgid, because unpacking it as root would create a privileged program.",
-        "no setuid and no setgid bit",
-        |archive| no_member(archive, |member| member.kind != MemberKind::Directory
-            && member.mode & 0o6000 != 0)
-    ),
-    case!(
-        "archive/members/directories-accessible",
-        Robust,
-        "unpacked by a user other than root, a directory without these permissions hides its content",
-        "Every directory must have read and search permission for its owner.",
-        "r-x for the owner",
-        |archive| no_member(archive, |member| member.kind == MemberKind::Directory
-            && member.mode & 0o500 != 0o500)
-    ),
-    case!(
-        "archive/members/newer-than-container",
-        Robust,
-        "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "No image must be older than the container, because such an image belongs to an earlier container or \
-            attempt.",
-        "every image newer than createdTime",
-        images_newer_than_container
-    ),
+    case("archive/members/relative-names", Level::Robust)
+        .requirement("No member must have an absolute name.")
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("relative names")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Absolute))),
+    case("archive/members/no-path-traversal", Level::Robust)
+        .requirement("No member must have a name with a `..` component.")
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("no `..` in a name")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| {
+            no_member(archive, |member| {
+                member.name_issues.contains(&NameIssue::ParentComponent)
+            })
+        }),
+    case("archive/members/no-symlink", Level::Robust)
+        .requirement(
+            "No member must be a symbolic link, because a link named container.log made a runtime read files \
+            of the host.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2026-53489")
+        .expected("no symbolic link")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.kind == MemberKind::Symlink)),
+    case("archive/members/no-hard-link", Level::Robust)
+        .requirement("No member must be a hard link.")
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2026-53489")
+        .expected("no hard link")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.kind == MemberKind::HardLink)),
+    case("archive/members/no-device", Level::Robust)
+        .requirement("No member must be a device or a FIFO.")
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("no device and no FIFO")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| {
+            no_member(archive, |member| {
+                matches!(member.kind, MemberKind::Device | MemberKind::Fifo)
+            })
+        }),
+    case("archive/members/no-sparse", Level::Robust)
+        .requirement(
+            "No member must be sparse, because a crafted sparse map can make a reader use memory without \
+            bound.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2025-58183")
+        .expected("no sparse member")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.kind == MemberKind::Sparse)),
+    case("archive/members/posix-type", Level::Robust)
+        .requirement("Every member must have a type that POSIX defines.")
+        .authority(authority::API_OPERATIONS)
+        .expected("POSIX member types")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| matches!(member.kind, MemberKind::Other(_)))),
+    case("archive/members/unique-names", Level::Robust)
+        .requirement("No name must occur twice, because readers disagree on which member is used.")
+        .authority(Authority::PROJECT)
+        .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
+        .expected("unique names")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Duplicate))),
+    case("archive/members/valid-names", Level::Robust)
+        .requirement(
+            "Names must be UTF-8 without control characters, without empty or `.` components, and no longer \
+            than a path.",
+        )
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("well-formed names")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Malformed))),
+    case("archive/members/no-setuid-setgid", Level::Robust)
+        .requirement(
+            "No member must be setuid or setgid, because unpacking it as root would create a privileged \
+            program.",
+        )
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("no setuid and no setgid bit")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| {
+            no_member(archive, |member| {
+                member.kind != MemberKind::Directory && member.mode & 0o6000 != 0
+            })
+        }),
+    case("archive/members/directories-accessible", Level::Robust)
+        .requirement("Every directory must have read and search permission for its owner.")
+        .authority(Authority::PROJECT)
+        .motivation("unpacked by a user other than root, a directory without these permissions hides its content")
+        .expected("r-x for the owner")
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| {
+            no_member(archive, |member| {
+                member.kind == MemberKind::Directory && member.mode & 0o500 != 0o500
+            })
+        }),
+    case("archive/members/newer-than-container", Level::Robust)
+        .requirement(
+            "No image must be older than the container, because such an image belongs to an earlier container \
+            or attempt.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
+        .expected("every image newer than createdTime")
+        .depends_on(&["archive/metadata/config-dump-valid"])
+        .may_depend_on(&["archive/metadata/times-ordered"])
+        .shared()
+        .check(images_newer_than_container),
 ];
 
 fn images_newer_than_container(archive: &InspectedArchive) -> CaseResult {

@@ -9,154 +9,169 @@ use cri_proto::criu::{
 };
 
 use super::preconditions::{
-    ArchiveCase, Mappings, Problems, case, ip_and_sp, live_processes, pass_unless, require_complete, require_pagemaps,
-    require_process_tree, source,
+    ArchiveCase, Mappings, Problems, ip_and_sp, live_processes, pass_unless, require_complete, require_pagemaps,
+    require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive, Pagemap},
-    engine::{CaseResult, NonPass, fail, pass},
+    engine::{Capability, CaseResult, Level, NonPass, case, fail, pass},
+    suites::authority,
 };
 
 /// The page size of x86-64. Page maps of other architectures use the same unit unless their pages are larger.
 const PAGE_BYTES: u64 = 4096;
 
-const PAGEMAP_SOURCE: &str = "CRIU images/pagemap.proto";
-
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/memory/vmas-ordered",
-        Reference,
-        "CRIU images/vma.proto",
-        "The mappings of an address space must be page aligned, in ascending order and without overlap.",
-        "mappings in order",
-        |archive| check_each_mm(archive, mapping_problems)
-    ),
-    case!(
-        "archive/memory/mm-fields-ordered",
-        Robust,
-        "CRIU images/mm.proto",
-        "The code, data, heap, argument and environment ranges of a process must be ordered and within its mappings.",
-        "ordered ranges within mappings",
-        |archive| check_each_mm(archive, mm_layout_problems)
-    ),
-    case!(
-        "archive/memory/auxv",
-        Reference,
-        "CRIU images/mm.proto, AT_VECTOR_SIZE",
-        "The auxiliary vector must consist of pairs and fit into CRIU's buffer.",
-        "an even number of words, at most 44",
-        |archive| check_each_mm(archive, |mm| {
-            let words = mm.mm_saved_auxv.len();
-            (words > MAX_AUXV_WORDS || words % 2 != 0)
-                .then(|| format!("{words} words"))
-                .into_iter()
-                .collect()
-        })
-    ),
-    case!(
-        "archive/memory/pages-image-per-pagemap",
-        Reference,
-        PAGEMAP_SOURCE,
-        "Every page map must have its own page file, and every page file a page map.",
-        "one pages-ID.img for each page map",
-        page_files
-    ),
-    case!(
-        "archive/memory/pages-match-pagemap",
-        Reference,
-        source::PAGE,
-        "Every page file must contain exactly the pages of its page map.",
-        "size = pages * page size",
-        page_counts
-    ),
-    case!(
-        "archive/memory/compressed-blocks-valid",
-        Reference,
-        "criu#2895",
-        "Every block of compressed pages must decompress to exactly the pages of its page map entry.",
-        "LZ4 blocks with the sizes in the page map",
-        page_blocks
-    ),
-    case!(
-        "archive/memory/pagemap-ordered",
-        Reference,
-        PAGEMAP_SOURCE,
-        "The entries of a page map must be page aligned, in ascending order and without overlap.",
-        "entries in order",
-        |archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())
-    ),
-    case!(
-        "archive/memory/pagemap-entries-present",
-        Reference,
-        "CRIU criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
-        "Every entry of a page map must have its pages in the page file, not in a parent checkpoint or at the source \
-            of a lazy migration.",
-        "the PRESENT flag in each entry",
-        |archive| check_each_pagemap(archive, |map| map.absent_entry.clone())
-    ),
-    case!(
-        "archive/memory/page-count-fields-agree",
-        Robust,
-        "checkpointctl panics on a page map of another CRIU version; CRIU 4.2 changed the field",
-        "An entry of a page map must have the number of pages in both fields, for readers of either CRIU version.",
-        "nr_pages = compat_nr_pages",
-        |archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())
-    ),
-    case!(
-        "archive/memory/pages-within-vmas",
-        Reference,
-        "CRIU criu/pagemap.c",
-        "Every page must be within a mapping of its process.",
-        "pages within mappings",
-        page_mapped
-    ),
-    case!(
-        "archive/memory/thread-stacks",
-        Reference,
-        source::PAGE,
-        "The stack of every thread must be in the archive.",
-        "pages in the mapping of each stack pointer",
-        stack_pages
-    ),
-    case!(
-        "archive/memory/vdso",
-        Reference,
-        "CRIU criu/vdso.c: a restore compares the code with its own",
-        "The pages of each process's vdso must be in the archive.",
-        "the pages of each vdso mapping",
-        vdso_pages
-    ),
-    case!(
-        "archive/memory/single-vvar",
-        Reference,
-        "CRIU criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
-        "A process must have a single vvar mapping, although newer kernels show two.",
-        "one vvar mapping per address space",
-        single_vvar
-    ),
-    case!(
-        "archive/memory/shared-memory",
-        Reference,
-        "CRIU criu/shmem.c",
-        "Every segment of shared memory must have a page map of its own.",
-        "pagemap-shmem-ID.img for each segment",
-        shared_memory_pagemaps
-    ),
-    case!(
-        "archive/memory/arguments",
-        Reference,
-        "checkpointctl --ps-tree-cmd",
-        "The pages with the command-line arguments of every process must be in the archive.",
-        "the pages at arg_start",
-        argument_pages
-    ),
-    case!(
-        "archive/memory/expected-bytes",
-        Reference,
-        source::PAGE,
-        "Bytes that were in the container's memory must be in the archive's memory pages.",
-        "the expected bytes in a page file",
-        |archive| {
+    case("archive/memory/vmas-ordered", Level::Reference)
+        .requirement("The mappings of an address space must be page aligned, in ascending order and without overlap.")
+        .authority(authority::criu_file("images/vma.proto"))
+        .expected("mappings in order")
+        .depends_on(&["archive/processes/pstree"])
+        .may_depend_on(&["archive/processes/mm-images"])
+        .shared()
+        .check(|archive| check_each_mm(archive, mapping_problems)),
+    case("archive/memory/mm-fields-ordered", Level::Robust)
+        .requirement(
+            "The code, data, heap, argument and environment ranges of a process must be ordered and within \
+            its mappings.",
+        )
+        .authority(authority::criu_file("images/mm.proto"))
+        .expected("ordered ranges within mappings")
+        .depends_on(&["archive/processes/pstree"])
+        .may_depend_on(&["archive/processes/mm-images"])
+        .shared()
+        .check(|archive| check_each_mm(archive, mm_layout_problems)),
+    case("archive/memory/auxv", Level::Reference)
+        .requirement("The auxiliary vector must consist of pairs and fit into CRIU's buffer.")
+        .authority(authority::criu_file("images/mm.proto, AT_VECTOR_SIZE"))
+        .expected("an even number of words, at most 44")
+        .depends_on(&["archive/processes/pstree"])
+        .may_depend_on(&["archive/processes/mm-images"])
+        .shared()
+        .check(|archive| {
+            check_each_mm(archive, |mm| {
+                let words = mm.mm_saved_auxv.len();
+                (words > MAX_AUXV_WORDS || words % 2 != 0)
+                    .then(|| format!("{words} words"))
+                    .into_iter()
+                    .collect()
+            })
+        }),
+    case("archive/memory/pages-image-per-pagemap", Level::Reference)
+        .requirement("Every page map must have its own page file, and every page file a page map.")
+        .authority(authority::criu_file("images/pagemap.proto"))
+        .expected("one pages-ID.img for each page map")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(page_files),
+    case("archive/memory/pages-match-pagemap", Level::Reference)
+        .requirement("Every page file must contain exactly the pages of its page map.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("size = pages * page size")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .may_depend_on(&["archive/memory/compressed-blocks-valid"])
+        .shared()
+        .check(page_counts),
+    case("archive/memory/compressed-blocks-valid", Level::Reference)
+        .requirement("Every block of compressed pages must decompress to exactly the pages of its page map entry.")
+        .authority(authority::CRIU_COMPRESSION)
+        .expected("LZ4 blocks with the sizes in the page map")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(page_blocks),
+    case("archive/memory/pagemap-ordered", Level::Reference)
+        .requirement("The entries of a page map must be page aligned, in ascending order and without overlap.")
+        .authority(authority::criu_file("images/pagemap.proto"))
+        .expected("entries in order")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(|archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())),
+    case("archive/memory/pagemap-entries-present", Level::Reference)
+        .requirement(
+            "Every entry of a page map must have its pages in the page file, not in a parent checkpoint or at \
+            the source of a lazy migration.",
+        )
+        .authority(authority::criu_file(
+            "criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
+        ))
+        .expected("the PRESENT flag in each entry")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(|archive| check_each_pagemap(archive, |map| map.absent_entry.clone())),
+    case("archive/memory/page-count-fields-agree", Level::Robust)
+        .requirement(
+            "An entry of a page map must have the number of pages in both fields, for readers of either CRIU \
+            version.",
+        )
+        .authority(
+            authority::CHECKPOINTCTL
+                .with_section("checkpointctl panics on a page map of another CRIU version; CRIU 4.2 changed the field"),
+        )
+        .expected("nr_pages = compat_nr_pages")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(|archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())),
+    case("archive/memory/pages-within-vmas", Level::Reference)
+        .requirement("Every page must be within a mapping of its process.")
+        .authority(authority::criu_file("criu/pagemap.c"))
+        .expected("pages within mappings")
+        .depends_on(&["archive/memory/pages-match-pagemap"])
+        .shared()
+        .check(page_mapped),
+    case("archive/memory/thread-stacks", Level::Reference)
+        .requirement("The stack of every thread must be in the archive.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("pages in the mapping of each stack pointer")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .may_depend_on(&[
+            "archive/processes/registers-within-vmas",
+            "archive/memory/pagemap-entries-present",
+        ])
+        .shared()
+        .check(stack_pages),
+    case("archive/memory/vdso", Level::Reference)
+        .requirement("The pages of each process's vdso must be in the archive.")
+        .authority(authority::criu_file(
+            "criu/vdso.c: a restore compares the code with its own",
+        ))
+        .expected("the pages of each vdso mapping")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .may_depend_on(&["archive/memory/pagemap-entries-present"])
+        .shared()
+        .check(vdso_pages),
+    case("archive/memory/single-vvar", Level::Reference)
+        .requirement("A process must have a single vvar mapping, although newer kernels show two.")
+        .authority(authority::criu_file(
+            "criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
+        ))
+        .expected("one vvar mapping per address space")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(single_vvar),
+    case("archive/memory/shared-memory", Level::Reference)
+        .requirement("Every segment of shared memory must have a page map of its own.")
+        .authority(authority::criu_file("criu/shmem.c"))
+        .expected("pagemap-shmem-ID.img for each segment")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .shared()
+        .check(shared_memory_pagemaps),
+    case("archive/memory/arguments", Level::Reference)
+        .requirement("The pages with the command-line arguments of every process must be in the archive.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree-cmd"))
+        .expected("the pages at arg_start")
+        .depends_on(&["archive/processes/pagemap-images"])
+        .may_depend_on(&["archive/memory/pagemap-entries-present"])
+        .shared()
+        .check(argument_pages),
+    case("archive/memory/expected-bytes", Level::Reference)
+        .requirement("Bytes that were in the container's memory must be in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("the expected bytes in a page file")
+        .requires(&[Capability::KnownMemory])
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty"])
+        .shared()
+        .check(|archive| {
             require_complete(archive)?;
             if archive.members.is_empty() {
                 return Err(NonPass::Blocked("archive/tar/not-empty"));
@@ -172,14 +187,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
                         "requires an archive file: in this stream, compressed pages precede their page map".to_owned(),
                     ))
                 }
-                None => Err(NonPass::Skip(
-                    "requires known bytes of the container's memory".to_owned(),
-                )),
+                None => Err(NonPass::Missing(Capability::KnownMemory)),
                 Some(Some(page_match)) => pass(format!("{} at byte {}", page_match.member, page_match.offset)),
                 Some(None) => fail("not in any page file"),
             }
-        }
-    ),
+        }),
 ];
 
 fn check_each_mm(archive: &InspectedArchive, find_problems: fn(&MmEntry) -> Vec<String>) -> CaseResult {

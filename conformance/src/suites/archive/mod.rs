@@ -33,12 +33,16 @@ mod secrets;
 mod spec;
 mod tar;
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use std::{collections::BTreeSet, sync::LazyLock, time::Instant};
+
+use futures_util::future::BoxFuture;
 
 use crate::{
     archive::InspectedArchive,
-    engine::{Case, CaseRecord, ConfigReset, NonPass, Outcome, Reset},
-    suites::archive_authority,
+    engine::{
+        Capabilities, Capability, CaseRecord, ConfigReset, NonPass, Outcome, Target, skip_reason,
+        with_indirect_dependencies,
+    },
 };
 
 pub use evidence::record_archive;
@@ -46,42 +50,42 @@ pub use preconditions::ArchiveCase;
 
 /// All cases of the suite, in the order in which they run.
 pub fn cases() -> Vec<ArchiveCase> {
-    let groups: [&[ArchiveCase]; 13] = [
-        kind::CASES,
-        file::CASES,
-        tar::CASES,
-        members::CASES,
-        layout::CASES,
-        documents::CASES,
-        spec::CASES,
-        mounts::CASES,
-        images::CASES,
-        process::CASES,
-        memory::CASES,
-        files::CASES,
-        secrets::CASES,
-    ];
-    // The cases share the target: they only look at the result of the inspection.
-    let with_authorities = groups.concat().into_iter().map(|case| Case {
-        info: archive_authority::with_authority(case.info),
-        ..case
+    static CASES: LazyLock<Vec<ArchiveCase>> = LazyLock::new(|| {
+        let topics = [
+            kind::CASES,
+            file::CASES,
+            tar::CASES,
+            members::CASES,
+            layout::CASES,
+            documents::CASES,
+            spec::CASES,
+            mounts::CASES,
+            images::CASES,
+            process::CASES,
+            memory::CASES,
+            files::CASES,
+            secrets::CASES,
+        ];
+        with_indirect_dependencies(topics.concat())
     });
-    with_authorities.map(Case::shared).collect()
+    CASES.clone()
 }
 
-/// Runs every case in order, for callers that have an archive and no runner.
+/// Runs every case in order, for callers that have an archive and no runner. Each case finds out itself whether a case
+/// that it depends on would fail.
 pub fn check_all(archive: &InspectedArchive) -> Vec<CaseRecord> {
+    let capabilities = capabilities(archive);
     let check_one = |case: &ArchiveCase| {
-        let started = std::time::Instant::now();
-        // The future is ready on the first poll: cases of this suite await nothing.
-        let result = (case.run)(archive).now_or_never();
-        let outcome = result.map_or_else(
-            || NonPass::Error("the case did not finish at once".to_owned()).into_outcome(),
-            Outcome::from,
-        );
+        let started = Instant::now();
+        let result = match skip_reason(&case.info, &capabilities, &BTreeSet::new()) {
+            Some(reason) => Err(reason),
+            None => case
+                .run_blocking(archive)
+                .unwrap_or_else(|| Err(NonPass::Error("the case awaits something".to_owned()))),
+        };
         CaseRecord {
             info: case.info,
-            outcome,
+            outcome: Outcome::from(result),
             duration: started.elapsed(),
             evidence: Vec::new(),
         }
@@ -89,15 +93,24 @@ pub fn check_all(archive: &InspectedArchive) -> Vec<CaseRecord> {
     cases().iter().map(check_one).collect()
 }
 
-impl Reset for InspectedArchive {
+fn capabilities(archive: &InspectedArchive) -> Capabilities {
+    Capabilities::default()
+        .with(Capability::ArchiveFile, archive.file.is_some())
+        .with(Capability::KnownMemory, archive.memory.is_some())
+        .with(Capability::KnownSecret, archive.secret_leaks.is_some())
+}
+
+impl Target for InspectedArchive {
+    fn capabilities(&self) -> BoxFuture<'_, Capabilities> {
+        Box::pin(std::future::ready(capabilities(self)))
+    }
+
     /// The inspected archive is never changed.
     fn reset(&self, _: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(std::future::ready(Ok(())))
     }
-}
 
-impl NonPass {
-    fn into_outcome(self) -> Outcome {
-        Outcome::from(Err(self))
+    fn record_failure(&self) {
+        record_archive(self);
     }
 }

@@ -5,50 +5,68 @@ use std::{
     path::{Component, Path},
 };
 
-use super::preconditions::{ArchiveCase, case, pass_unless, require_optional_document, require_spec_dump};
+use super::preconditions::{ArchiveCase, pass_unless, require_optional_document, require_spec_dump};
 use crate::{
     archive::InspectedArchive,
-    engine::{CaseResult, NonPass},
+    engine::{Authority, CaseResult, Level, NonPass, case},
+    suites::authority,
 };
 
-const MOUNTS_SOURCE: &str = "CVE-2024-8676: a restore mounted what the archive named";
 const LISTS_CASE: &str = "archive/metadata/lists-valid";
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/mounts/destinations-inside",
-        Robust,
-        MOUNTS_SOURCE,
-        "Every mount of spec.dump and bind.mounts must have an absolute destination without `..`, and every \
-            bind.mounts entry a known type.",
-        "absolute destinations without `..`; types file or directory",
-        destinations_in_container
-    ),
-    case!(
-        "archive/mounts/bind-mounts-in-spec",
-        Robust,
-        MOUNTS_SOURCE,
-        "Every mount of bind.mounts must be a mount of spec.dump, so that the list adds no mounts to the container.",
-        "destinations of spec.dump",
-        listed_mounts_in_spec
-    ),
-    case!(
-        "archive/mounts/no-host-sources",
-        Robust,
-        MOUNTS_SOURCE,
-        "bind.mounts must not mount files that control the host: its root, configuration, devices, or sockets of its \
-            engines.",
-        "no source that controls the host",
-        no_host_source
-    ),
-    case!(
-        "archive/mounts/deleted-files-inside",
-        Robust,
-        "CWE-22; a restore deletes what deleted.files names",
-        "No path in deleted.files must have a `..` component.",
-        "no `..` in a path",
-        deleted_files
-    ),
+    case("archive/mounts/destinations-inside", Level::Robust)
+        .requirement(
+            "Every mount of spec.dump and bind.mounts must have an absolute destination without `..`, and \
+            every bind.mounts entry a known type.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2024-8676: a restore mounted what the archive named")
+        .expected("absolute destinations without `..`; types file or directory")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .may_depend_on(&["archive/metadata/lists-valid"])
+        .shared()
+        .check(destinations_in_container),
+    case("archive/mounts/bind-mounts-in-spec", Level::Robust)
+        .requirement(
+            "Every mount of bind.mounts must be a mount of spec.dump, so that the list adds no mounts to the \
+            container.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2024-8676: a restore mounted what the archive named")
+        .expected("destinations of spec.dump")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .may_depend_on(&["archive/metadata/lists-valid"])
+        .shared()
+        .check(listed_mounts_in_spec),
+    case("archive/mounts/no-host-sources", Level::Robust)
+        .requirement(
+            "bind.mounts must not mount files that control the host: its root, configuration, devices, or \
+            sockets of its engines.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2024-8676: a restore mounted what the archive named")
+        .expected("no source that controls the host")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/metadata/lists-valid",
+        ])
+        .shared()
+        .check(no_host_source),
+    case("archive/mounts/deleted-files-inside", Level::Robust)
+        .requirement("No path in deleted.files must have a `..` component.")
+        .authority(authority::CWE_PATH_TRAVERSAL)
+        .expected("no `..` in a path")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&[
+            "archive/tar/not-empty",
+            "archive/format/checkpoint-archive",
+            "archive/metadata/lists-valid",
+        ])
+        .shared()
+        .check(deleted_files),
 ];
 
 fn has_parent_component(path: &Path) -> bool {

@@ -21,45 +21,6 @@ use crate::{
     engine::{Case, NonPass},
 };
 
-pub(super) mod source {
-    pub(in crate::suites::archive) const PAGE: &str = "Kubelet Checkpoint API page";
-    pub(in crate::suites::archive) const TAR_FORMAT: &str =
-        "Kubelet Checkpoint API page (tar format); POSIX pax, ustar interchange format";
-    pub(in crate::suites::archive) const E2E: &str = "Kubernetes e2e test of the checkpoint endpoint";
-    pub(in crate::suites::archive) const CHECKPOINTCTL: &str = "checkpointctl";
-    pub(in crate::suites::archive) const SYMLINK_CVE: &str = "CVE-2026-53489";
-    pub(in crate::suites::archive) const CDI_CVE: &str =
-        "CVE-2026-53492: containerd restored CDI annotations of the archive";
-    pub(in crate::suites::archive) const SPARSE_CVE: &str = "CVE-2025-58183";
-}
-
-/// A case built from its parts. The function checks the archive and returns the actual value.
-macro_rules! case {
-    ($id:literal, $level:ident, $source:expr, $requirement:literal, $expected:literal, $check:expr) => {
-        $crate::engine::Case::new(
-            $crate::engine::CaseInfo {
-                id: $id,
-                requirement: $requirement,
-                authority: $crate::engine::Authority::from_title($source),
-                motivation: "",
-                level: $crate::engine::Level::$level,
-                expected: $expected,
-            },
-            |archive: &$crate::archive::InspectedArchive| {
-                let check: fn(&$crate::archive::InspectedArchive) -> $crate::engine::CaseResult = $check;
-                Box::pin(async move {
-                    let result = check(archive);
-                    if let Err($crate::engine::NonPass::Fail(_)) = result {
-                        $crate::suites::archive::record_archive(archive);
-                    }
-                    result
-                })
-            },
-        )
-    };
-}
-pub(super) use case;
-
 /// A case of this suite.
 pub type ArchiveCase = Case<InspectedArchive>;
 

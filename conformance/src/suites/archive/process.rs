@@ -5,32 +5,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
 use super::preconditions::{
-    ArchiveCase, Mappings, Problems, case, ip_and_sp, is_dead_task, live_processes, pass_unless, require_images,
-    require_process_tree, source,
+    ArchiveCase, Mappings, Problems, ip_and_sp, is_dead_task, live_processes, pass_unless, require_images,
+    require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive},
-    engine::{CaseResult, NonPass, check, fail},
+    engine::{Authority, CaseResult, Level, NonPass, case, check, fail},
+    suites::authority,
 };
 
-const CORE_PROTO_SOURCE: &str = "CRIU images/core.proto";
-
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/processes/pstree",
-        Reference,
-        "checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img",
-        "pstree.img must hold one tree with every process once, including its threads, below one root.",
-        "one root, and known parents and threads",
-        process_tree
-    ),
-    case!(
-        "archive/processes/core-images",
-        Reference,
-        "checkpointctl --ps-tree",
-        "Every thread of every process must have a core image.",
-        "core-TID.img for each thread",
-        |archive| {
+    case("archive/processes/pstree", Level::Reference)
+        .requirement("pstree.img must hold one tree with every process once, including its threads, below one root.")
+        .authority(
+            authority::CHECKPOINTCTL
+                .with_section("checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img"),
+        )
+        .expected("one root, and known parents and threads")
+        .depends_on(&[
+            "archive/images/decodable",
+            "archive/images/required-fields",
+            "archive/images/not-empty",
+        ])
+        .shared()
+        .check(process_tree),
+    case("archive/processes/core-images", Level::Reference)
+        .requirement("Every thread of every process must have a core image.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree"))
+        .expected("core-TID.img for each thread")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| {
             let images = require_process_tree(archive)?;
             let threads = all_thread_ids(images);
             let missing = threads.iter().filter(|tid| !images.cores.contains_key(tid));
@@ -38,47 +43,42 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 missing.map(|tid| format!("no core-{tid}.img")),
                 format!("{} threads", threads.len()),
             )
-        }
-    ),
-    case!(
-        "archive/processes/mm-images",
-        Reference,
-        "checkpointctl --ps-tree-cmd",
-        "Every live process must have its address space in an mm image.",
-        "mm-PID.img for each process",
-        |archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))
-    ),
-    case!(
-        "archive/processes/pagemap-images",
-        Reference,
-        "checkpointctl memparse",
-        "Every live process must have a page map.",
-        "pagemap-PID.img for each process",
-        |archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))
-    ),
-    case!(
-        "archive/processes/ids-images",
-        Reference,
-        "checkpointctl --files",
-        "Every live process must have an ids image, which identifies the kernel objects that it shares.",
-        "ids-PID.img for each process",
-        |archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))
-    ),
-    case!(
-        "archive/processes/fs-images",
-        Reference,
-        "checkpointctl --files",
-        "Every live process must have an fs image with its working directory and root.",
-        "fs-PID.img for each process",
-        |archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))
-    ),
-    case!(
-        "archive/processes/fdinfo-images",
-        Reference,
-        "checkpointctl --files",
-        "Every descriptor table that a process refers to must have an fdinfo image.",
-        "fdinfo-ID.img for each table",
-        |archive| {
+        }),
+    case("archive/processes/mm-images", Level::Reference)
+        .requirement("Every live process must have its address space in an mm image.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree-cmd"))
+        .expected("mm-PID.img for each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))),
+    case("archive/processes/pagemap-images", Level::Reference)
+        .requirement("Every live process must have a page map.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl memparse"))
+        .expected("pagemap-PID.img for each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))),
+    case("archive/processes/ids-images", Level::Reference)
+        .requirement("Every live process must have an ids image, which identifies the kernel objects that it shares.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
+        .expected("ids-PID.img for each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))),
+    case("archive/processes/fs-images", Level::Reference)
+        .requirement("Every live process must have an fs image with its working directory and root.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
+        .expected("fs-PID.img for each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))),
+    case("archive/processes/fdinfo-images", Level::Reference)
+        .requirement("Every descriptor table that a process refers to must have an fdinfo image.")
+        .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
+        .expected("fdinfo-ID.img for each table")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| {
             let images = require_process_tree(archive)?;
             let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
             let missing = tables.iter().filter(|id| !images.fdinfo.contains_key(id));
@@ -86,40 +86,39 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 missing.map(|id| format!("no fdinfo-{id}.img")),
                 format!("{} tables", tables.len()),
             )
-        }
-    ),
-    case!(
-        "archive/processes/no-orphan-images",
-        Robust,
-        "cri-o#7355, cri-o#9692: images of an earlier attempt in the archive",
-        "Every image must belong to a process of the tree, or to a descriptor table of such a process.",
-        "no image of another process or table",
-        no_orphan_images
-    ),
-    case!(
-        "archive/processes/architecture",
-        Reference,
-        CORE_PROTO_SOURCE,
-        "Every core image must be of the same known architecture and contain its registers.",
-        "one architecture, with its registers",
-        architecture
-    ),
-    case!(
-        "archive/processes/tc-in-leaders",
-        Reference,
-        CORE_PROTO_SOURCE,
-        "The state that threads of a process share, with the command name, must be in the core image of the leader \
-            only.",
-        "tc in leaders only",
-        leader_state
-    ),
-    case!(
-        "archive/processes/thread-creds",
-        Reference,
-        CORE_PROTO_SOURCE,
-        "Every thread must have its own state with its credentials.",
-        "thread_core with creds",
-        |archive| {
+        }),
+    case("archive/processes/no-orphan-images", Level::Robust)
+        .requirement("Every image must belong to a process of the tree, or to a descriptor table of such a process.")
+        .authority(Authority::PROJECT)
+        .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
+        .expected("no image of another process or table")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(no_orphan_images),
+    case("archive/processes/architecture", Level::Reference)
+        .requirement("Every core image must be of the same known architecture and contain its registers.")
+        .authority(authority::criu_file("images/core.proto"))
+        .expected("one architecture, with its registers")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(architecture),
+    case("archive/processes/tc-in-leaders", Level::Reference)
+        .requirement(
+            "The state that threads of a process share, with the command name, must be in the core image of \
+            the leader only.",
+        )
+        .authority(authority::criu_file("images/core.proto"))
+        .expected("tc in leaders only")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(leader_state),
+    case("archive/processes/thread-creds", Level::Reference)
+        .requirement("Every thread must have its own state with its credentials.")
+        .authority(authority::criu_file("images/core.proto"))
+        .expected("thread_core with creds")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| {
             let images = require_process_tree(archive)?;
             let threads = live_processes(images)
                 .flat_map(|(process, _)| thread_ids(images, process).map(|tid| (tid, images.cores.get(&tid))));
@@ -129,23 +128,24 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 incomplete.map(|(tid, _)| format!("no creds in core-{tid}.img")),
                 format!("{} core images", images.cores.len()),
             )
-        }
-    ),
-    case!(
-        "archive/processes/sigactions",
-        Reference,
-        "CRIU criu/cr-restore.c",
-        "Every process must have an action for each signal from 1 to 64 except SIGKILL (9) and SIGSTOP (19).",
-        "62 actions for each process",
-        signal_actions
-    ),
-    case!(
-        "archive/processes/rlimits",
-        Reference,
-        "CRIU images/rlimit.proto",
-        "Every process must have its 16 resource limits, with no soft limit above its hard limit.",
-        "16 limits, cur <= max",
-        |archive| {
+        }),
+    case("archive/processes/sigactions", Level::Reference)
+        .requirement(
+            "Every process must have an action for each signal from 1 to 64 except SIGKILL (9) and SIGSTOP \
+            (19).",
+        )
+        .authority(authority::criu_file("criu/cr-restore.c"))
+        .expected("62 actions for each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(signal_actions),
+    case("archive/processes/rlimits", Level::Reference)
+        .requirement("Every process must have its 16 resource limits, with no soft limit above its hard limit.")
+        .authority(authority::criu_file("images/rlimit.proto"))
+        .expected("16 limits, cur <= max")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| {
             let images = require_process_tree(archive)?;
             let problems = live_processes(images).filter_map(|(process, core)| {
                 let limits = core
@@ -158,15 +158,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 (!fits).then(|| format!("process {}: {} limits, or cur above max", process.pid, limits.len()))
             });
             pass_unless(problems, format!("{} processes", images.pstree.len()))
-        }
-    ),
-    case!(
-        "archive/processes/itimers",
-        Reference,
-        CORE_PROTO_SOURCE,
-        "Every process must have its three interval timers.",
-        "timers in each process",
-        |archive| {
+        }),
+    case("archive/processes/itimers", Level::Reference)
+        .requirement("Every process must have its three interval timers.")
+        .authority(authority::criu_file("images/core.proto"))
+        .expected("timers in each process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(|archive| {
             let images = require_process_tree(archive)?;
             let incomplete =
                 live_processes(images).filter(|(_, core)| core.tc.as_ref().is_some_and(|tc| tc.timers.is_none()));
@@ -174,42 +173,50 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 incomplete.map(|(process, _)| format!("process {} has no timers", process.pid)),
                 "timers in each process",
             )
-        }
-    ),
-    case!(
-        "archive/processes/posix-timer-targets",
-        Reference,
-        "CRIU images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
-        "A POSIX timer that signals a thread must name a thread of its own process, or a restore cannot create it.",
-        "notify_thread_id of a thread of the process",
-        posix_timers
-    ),
-    case!(
-        "archive/processes/leaders-alive",
-        Reference,
-        "CRIU criu/cr-restore.c: a dead process is restored as an exit, without threads",
-        "A process with images of live threads must not be marked dead, or a restore loses the threads.",
-        "no core image of a thread of a dead process",
-        living_leaders
-    ),
-    case!(
-        "archive/processes/registers-within-vmas",
-        Reference,
-        source::PAGE,
-        "The instruction pointer of every thread must be in an executable mapping, and its stack pointer in a \
-            mapping.",
-        "instruction and stack pointers within mappings",
-        registers
-    ),
-    case!(
-        "archive/processes/no-erestart-codes",
-        Reference,
-        "CRIU compel/arch/x86/src/lib/infect.c, get_task_regs",
-        "The return register of a thread that was interrupted in a system call must not hold an ERESTART* value of \
-            the kernel.",
-        "no result of -512, -513, -514 or -516",
-        no_restart_errnos
-    ),
+        }),
+    case("archive/processes/posix-timer-targets", Level::Reference)
+        .requirement(
+            "A POSIX timer that signals a thread must name a thread of its own process, or a restore cannot \
+            create it.",
+        )
+        .authority(authority::criu_file(
+            "images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
+        ))
+        .expected("notify_thread_id of a thread of the process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(posix_timers),
+    case("archive/processes/leaders-alive", Level::Reference)
+        .requirement("A process with images of live threads must not be marked dead, or a restore loses the threads.")
+        .authority(authority::criu_file(
+            "criu/cr-restore.c: a dead process is restored as an exit, without threads",
+        ))
+        .expected("no core image of a thread of a dead process")
+        .depends_on(&["archive/processes/pstree"])
+        .shared()
+        .check(living_leaders),
+    case("archive/processes/registers-within-vmas", Level::Reference)
+        .requirement(
+            "The instruction pointer of every thread must be in an executable mapping, and its stack pointer \
+            in a mapping.",
+        )
+        .authority(authority::API_INTRODUCTION)
+        .expected("instruction and stack pointers within mappings")
+        .depends_on(&["archive/processes/pstree"])
+        .may_depend_on(&["archive/processes/mm-images", "archive/processes/core-images"])
+        .shared()
+        .check(registers),
+    case("archive/processes/no-erestart-codes", Level::Reference)
+        .requirement(
+            "The return register of a thread that was interrupted in a system call must not hold an ERESTART* \
+            value of the kernel.",
+        )
+        .authority(authority::criu_file("compel/arch/x86/src/lib/infect.c, get_task_regs"))
+        .expected("no result of -512, -513, -514 or -516")
+        .depends_on(&["archive/processes/pstree"])
+        .may_depend_on(&["archive/processes/mm-images", "archive/processes/core-images"])
+        .shared()
+        .check(no_restart_errnos),
 ];
 
 /// The threads of a process, its leader first even if the list of threads is wrong. A zombie has no other thread,

@@ -1,18 +1,24 @@
 //! Secrets, which must be in memory only.
 
-use super::preconditions::{ArchiveCase, case, pass_unless, require_criu};
-use crate::engine::NonPass;
+use super::preconditions::{ArchiveCase, pass_unless, require_criu};
+use crate::engine::{Authority, Capability, Level, NonPass, case};
 
-pub(super) const CASES: &[ArchiveCase] = &[case!(
-    "archive/secrets/memory-and-spec-only",
-    Robust,
-    "Kubernetes secrets reach a container as environment variables",
-    "A secret must be in no member other than the memory pages and spec.dump, which contain it by definition.",
-    "no secret in other members",
-    |archive| {
+pub(super) const CASES: &[ArchiveCase] = &[case("archive/secrets/memory-and-spec-only", Level::Robust)
+    .requirement(
+        "A secret must be in no member other than the memory pages and spec.dump, which contain it by \
+            definition.",
+    )
+    .authority(Authority::PROJECT)
+    .motivation("Kubernetes secrets reach a container as environment variables")
+    .expected("no secret in other members")
+    .requires(&[Capability::KnownSecret])
+    .depends_on(&["archive/tar/well-formed"])
+    .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+    .shared()
+    .check(|archive| {
         require_criu(archive)?;
         match &archive.secret_leaks {
-            None => Err(NonPass::Skip("requires a known secret of the container".to_owned())),
+            None => Err(NonPass::Missing(Capability::KnownSecret)),
             Some(leaks) => pass_unless(
                 leaks
                     .iter()
@@ -20,5 +26,4 @@ pub(super) const CASES: &[ArchiveCase] = &[case!(
                 "no secret in other members",
             ),
         }
-    }
-)];
+    })];

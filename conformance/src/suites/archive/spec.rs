@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-use super::preconditions::{ArchiveCase, Problems, case, pass_unless, require_spec_dump, source};
-use crate::{archive::InspectedArchive, engine::CaseResult};
+use super::preconditions::{ArchiveCase, Problems, pass_unless, require_spec_dump};
+use crate::{
+    archive::InspectedArchive,
+    engine::{Authority, CaseResult, Level, case},
+    suites::authority,
+};
 
 /// Prefix of Container Device Interface keys (CDI specification, "Kubernetes annotations").
 const CDI_PREFIX: &str = "cdi.k8s.io/";
@@ -20,30 +24,36 @@ const DEFAULT_DEVICES: [&str; 8] = [
 ];
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/spec/no-hooks",
-        Robust,
-        "OCI runtime specification (config.md: POSIX-platform hooks): a runtime runs them as root on the host",
-        "spec.dump must have no hooks, because a restore that uses them runs commands from the archive on the host.",
-        "no hooks",
-        hooks
-    ),
-    case!(
-        "archive/spec/default-devices-only",
-        Robust,
-        "OCI runtime specification (config-linux.md: devices)",
-        "spec.dump must request only the default devices, because the Pod and its node grant devices.",
-        "default devices only",
-        devices
-    ),
-    case!(
-        "archive/spec/no-cdi-annotations",
-        Robust,
-        source::CDI_CVE,
-        "spec.dump and status.dump must have no annotations that request devices of the Container Device Interface.",
-        "no annotation cdi.k8s.io/*",
-        cdi
-    ),
+    case("archive/spec/no-hooks", Level::Robust)
+        .requirement(
+            "spec.dump must have no hooks, because a restore that uses them runs commands from the archive on \
+            the host.",
+        )
+        .authority(authority::OCI.with_section(
+            "OCI runtime specification (config.md: POSIX-platform hooks): a runtime runs them as root on the host",
+        ))
+        .expected("no hooks")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(hooks),
+    case("archive/spec/default-devices-only", Level::Robust)
+        .requirement("spec.dump must request only the default devices, because the Pod and its node grant devices.")
+        .authority(authority::OCI.with_section("OCI runtime specification (config-linux.md: devices)"))
+        .expected("default devices only")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(devices),
+    case("archive/spec/no-cdi-annotations", Level::Robust)
+        .requirement(
+            "spec.dump and status.dump must have no annotations that request devices of the Container Device \
+            Interface.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2026-53492: containerd restored CDI annotations of the archive")
+        .expected("no annotation cdi.k8s.io/*")
+        .depends_on(&["archive/metadata/spec-dump-valid"])
+        .shared()
+        .check(cdi),
 ];
 
 fn hooks(archive: &InspectedArchive) -> CaseResult {

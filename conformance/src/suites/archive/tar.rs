@@ -1,27 +1,30 @@
 //! The tar as a whole.
 
-use super::preconditions::{ArchiveCase, case, require_complete, source};
+use super::preconditions::{ArchiveCase, require_complete};
 use crate::{
     archive::{InputKind, InspectedArchive, Layout, MemberKind, TarEnd, TrailingData},
-    engine::{CaseResult, NonPass, check, fail, pass},
+    engine::{Authority, CaseResult, Level, NonPass, case, check, fail, pass},
+    suites::authority,
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case!(
-        "archive/tar/well-formed",
-        Documented,
-        source::TAR_FORMAT,
-        "The archive must be a tar file in which every header has a valid checksum and every member is complete.",
-        "a tar that can be read to its end",
-        well_formed
-    ),
-    case!(
-        "archive/tar/end-marker",
-        Documented,
-        source::TAR_FORMAT,
-        "The archive must end with two zero blocks, which show that a tar file is complete.",
-        "two zero blocks",
-        |archive| {
+    case("archive/tar/well-formed", Level::Documented)
+        .requirement(
+            "The archive must be a tar file in which every header has a valid checksum and every member is \
+            complete.",
+        )
+        .authority(authority::API_OPERATIONS)
+        .expected("a tar that can be read to its end")
+        .may_depend_on(&["archive/tar/bounded-headers"])
+        .shared()
+        .check(well_formed),
+    case("archive/tar/end-marker", Level::Documented)
+        .requirement("The archive must end with two zero blocks, which show that a tar file is complete.")
+        .authority(authority::API_OPERATIONS)
+        .expected("two zero blocks")
+        .depends_on(&["archive/tar/well-formed"])
+        .shared()
+        .check(|archive| {
             require_complete(archive)?;
             check(
                 archive.end == TarEnd::Marker,
@@ -31,15 +34,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
                     "no end marker"
                 },
             )
-        }
-    ),
-    case!(
-        "archive/tar/not-empty",
-        Documented,
-        source::PAGE,
-        "The archive must have members, at least one of them with content.",
-        "members with content",
-        |archive| {
+        }),
+    case("archive/tar/not-empty", Level::Documented)
+        .requirement("The archive must have members, at least one of them with content.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("members with content")
+        .depends_on(&["archive/tar/well-formed"])
+        .shared()
+        .check(|archive| {
             require_complete(archive)?;
             let files = archive.members.iter().filter(|member| member.kind == MemberKind::File);
             let bytes = files.fold(0_u64, |bytes, file| bytes.saturating_add(file.size));
@@ -47,43 +49,43 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 bytes > 0,
                 format!("{} members with {bytes} bytes", archive.members.len()),
             )
-        }
-    ),
-    case!(
-        "archive/tar/uncompressed",
-        Reference,
-        source::E2E,
-        "The archive must not be compressed, because the e2e test of Kubernetes reads it as a plain tar; Podman \
-            compresses what it exports.",
-        "no compression",
-        |archive| match archive.compression {
+        }),
+    case("archive/tar/uncompressed", Level::Reference)
+        .requirement(
+            "The archive must not be compressed, because the e2e test of Kubernetes reads it as a plain tar; \
+            Podman compresses what it exports.",
+        )
+        .authority(authority::KUBERNETES_E2E)
+        .expected("no compression")
+        .shared()
+        .check(|archive| match archive.compression {
             Some(compression) if archive.input == InputKind::Archive(Layout::Podman) => {
                 pass(format!("{compression}, as Podman writes it"))
             }
             Some(compression) => fail(compression.to_string()),
             None => pass("no compression"),
-        }
-    ),
-    case!(
-        "archive/tar/no-trailing-data",
-        Robust,
-        "containerd and CRI-O open the location without truncating it",
-        "No data must follow the end of the tar, such as stale bytes of an earlier, larger archive.",
-        "zeros up to the blocking factor, or no data",
-        no_trailing_data
-    ),
-    case!(
-        "archive/tar/bounded-headers",
-        Robust,
-        source::SPARSE_CVE,
-        "The names, extension headers and sparse maps of the archive must have a usual size, so that a reader needs \
-            little memory.",
-        "headers within this reader's limits",
-        |archive| match &archive.end {
+        }),
+    case("archive/tar/no-trailing-data", Level::Robust)
+        .requirement("No data must follow the end of the tar, such as stale bytes of an earlier, larger archive.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("zeros up to the blocking factor, or no data")
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/end-marker"])
+        .shared()
+        .check(no_trailing_data),
+    case("archive/tar/bounded-headers", Level::Robust)
+        .requirement(
+            "The names, extension headers and sparse maps of the archive must have a usual size, so that a \
+            reader needs little memory.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("CVE-2025-58183")
+        .expected("headers within this reader's limits")
+        .shared()
+        .check(|archive| match &archive.end {
             TarEnd::LimitReached { offset, limit } => fail(format!("at byte {offset}: {limit}")),
             _ => pass(format!("{} members", archive.members.len())),
-        }
-    ),
+        }),
 ];
 
 fn well_formed(archive: &InspectedArchive) -> CaseResult {

@@ -4,10 +4,10 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
-use super::session::{KubeletSession, TAR_CASE};
+use super::session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, TAR_CASE, WHEN_DONE_CASE};
 use crate::{
     archive::TarEnd,
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass},
     suites::authority,
     targets::ContainerRef,
 };
@@ -16,113 +16,92 @@ const TIMESTAMP_FORMAT_CASE: &str = "kubelet/archive-name/timestamp-rfc3339";
 const FILENAME_CASE: &str = "kubelet/archive-name/format";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: FILENAME_CASE,
-            requirement: "The archive must be named checkpoint-<podFullName>-<containerName>-<timestamp>.tar, with \
-                <pod>_<namespace> as the full name of the Pod.",
-            authority: authority::API_OPERATIONS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar",
-        },
-        |s| Box::pin(filename(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: TIMESTAMP_FORMAT_CASE,
-            requirement: "The timestamp in the archive's name must be in RFC 3339 format, with or without fractional \
-                seconds.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "2006-01-02T15:04:05Z, 2006-01-02T15:04:05.999Z, or either with an offset",
-        },
-        |s| Box::pin(timestamp_format(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive-name/timestamp-local-zone",
-            requirement: "The timestamp in the archive's name must be in the local time zone of the kubelet.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the offset of this machine's time zone, or Z if the offset is zero",
-        },
-        |s| Box::pin(timestamp_zone(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/in-checkpoints-dir",
-            requirement: "The kubelet must store the archive in the directory `checkpoints` in its root directory.",
-            authority: authority::API_OPERATIONS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "a file directly in `checkpoints`",
-        },
-        |s| Box::pin(in_checkpoints_dir(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: TAR_CASE,
-            requirement: "The archive must be a tar file that can be listed.",
-            authority: authority::API_OPERATIONS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "at least one member, and every member complete",
-        },
-        |s| Box::pin(is_listable_tar(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/required-members",
-            requirement: "An archive in CRIU's format must have the members that the e2e test of Kubernetes \
-                requires.",
-            authority: authority::KUBERNETES_E2E,
-            motivation: "",
-            level: Level::Reference,
-            expected: "spec.dump, config.dump, checkpoint/inventory.img",
-        },
-        |s| Box::pin(upstream_members(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/root-only",
-            requirement: "The archive must be accessible by root only, because it contains all memory of the \
-                container.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Documented,
-            expected: "no permissions for group and others, owned by root (or by the runtime's user if the runtime \
-                does not run as root)",
-        },
-        |s| Box::pin(file_access(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoints-dir/mode-0700",
-            requirement: "The directory `checkpoints` must have mode 0700.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "0700",
-        },
-        |s| Box::pin(checkpoints_dir_mode(s)),
-    ),
+    case("kubelet/archive-name/format", Level::Documented)
+        .requirement(
+            "The archive must be named checkpoint-<podFullName>-<containerName>-<timestamp>.tar, with \
+            <pod>_<namespace> as the full name of the Pod.",
+        )
+        .authority(authority::API_OPERATIONS)
+        .expected("checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar")
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(filename(s))),
+    case("kubelet/archive-name/timestamp-rfc3339", Level::Reference)
+        .requirement(
+            "The timestamp in the archive's name must be in RFC 3339 format, with or without fractional \
+            seconds.",
+        )
+        .authority(authority::KUBELET)
+        .expected("2006-01-02T15:04:05Z, 2006-01-02T15:04:05.999Z, or either with an offset")
+        .depends_on(&["kubelet/archive-name/format"])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(timestamp_format(s))),
+    case("kubelet/archive-name/timestamp-local-zone", Level::Reference)
+        .requirement("The timestamp in the archive's name must be in the local time zone of the kubelet.")
+        .authority(authority::KUBELET)
+        .expected("the offset of this machine's time zone, or Z if the offset is zero")
+        .requires(&[Capability::RestartKubelet])
+        .depends_on(&["kubelet/archive-name/timestamp-rfc3339"])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(timestamp_zone(s))),
+    case("kubelet/archive/in-checkpoints-dir", Level::Documented)
+        .requirement("The kubelet must store the archive in the directory `checkpoints` in its root directory.")
+        .authority(authority::API_OPERATIONS)
+        .expected("a file directly in `checkpoints`")
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(in_checkpoints_dir(s))),
+    case("kubelet/archive/tar", Level::Documented)
+        .requirement("The archive must be a tar file that can be listed.")
+        .authority(authority::API_OPERATIONS)
+        .expected("at least one member, and every member complete")
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[ARCHIVE_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(is_listable_tar(s))),
+    case("kubelet/archive/required-members", Level::Reference)
+        .requirement("An archive in CRIU's format must have the members that the e2e test of Kubernetes requires.")
+        .authority(authority::KUBERNETES_E2E)
+        .expected("spec.dump, config.dump, checkpoint/inventory.img")
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[TAR_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(upstream_members(s))),
+    case("kubelet/archive/root-only", Level::Documented)
+        .requirement("The archive must be accessible by root only, because it contains all memory of the container.")
+        .authority(authority::API_INTRODUCTION)
+        .expected(
+            "no permissions for group and others, owned by root (or by the runtime's user if the runtime does \
+            not run as root)",
+        )
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[ARCHIVE_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(file_access(s))),
+    case("kubelet/checkpoints-dir/mode-0700", Level::Reference)
+        .requirement("The directory `checkpoints` must have mode 0700.")
+        .authority(authority::KUBELET)
+        .expected("0700")
+        .requires(&[Capability::ReadArchives])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(checkpoints_dir_mode(s))),
+    case("kubelet/archive-name/timestamp", Level::Documented)
+        .requirement("The timestamp in the archive's name must be the time of the request.")
+        .authority(authority::API_OPERATIONS)
+        .expected("a time between request and response")
+        .depends_on(&[KEEPS_RUNNING_CASE, "kubelet/archive-name/format"])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/archive-name/timestamp-rfc3339"])
+        .max_archives(1)
+        .run(|s| Box::pin(timestamp(s))),
 ];
-
-/// Cases that make another checkpoint, some time after the start of the kubelet.
-pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
-    CaseInfo {
-        id: "kubelet/archive-name/timestamp",
-        requirement: "The timestamp in the archive's name must be the time of the request.",
-        authority: authority::API_OPERATIONS,
-        motivation: "",
-        level: Level::Documented,
-        expected: "a time between request and response",
-    },
-    |s| Box::pin(timestamp(s)),
-)];
 
 async fn first_location(s: &KubeletSession) -> Result<&Path, NonPass> {
     s.first_checkpoint_ok()
@@ -183,10 +162,7 @@ async fn timestamp_format(s: &KubeletSession) -> CaseResult {
 }
 
 async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
-    if s.kubelet.lifecycle.is_none() {
-        // The environment of another kubelet may set another time zone, even on this machine.
-        return Err(NonPass::Skip("requires a kubelet that the harness starts".to_owned()));
-    }
+    // The environment of a kubelet that the harness does not start may set another time zone, even on this machine.
     let stamp = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
     let (time, zone) = parse_timestamp(stamp).ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
     let local = jiff::tz::TimeZone::system().to_offset(time);
@@ -285,11 +261,7 @@ async fn file_access(s: &KubeletSession) -> CaseResult {
 }
 
 async fn checkpoints_dir_mode(s: &KubeletSession) -> CaseResult {
-    let Some(dir) = &s.kubelet.checkpoints_dir else {
-        return Err(NonPass::Skip(
-            "requires the kubelet's archives: --checkpoints-dir".to_owned(),
-        ));
-    };
+    let dir = s.require_checkpoints_dir()?;
     let metadata = std::fs::metadata(dir).map_err(|error| NonPass::Error(format!("{}: {error}", dir.display())))?;
     let mode = metadata.permissions().mode() & 0o7777;
     check(mode == 0o700, format!("{mode:04o}"))

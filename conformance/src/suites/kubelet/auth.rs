@@ -5,9 +5,9 @@ use reqwest::{
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 
-use super::session::KubeletSession;
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
     suites::authority,
     targets::{Credentials, HttpResponse, Identity},
 };
@@ -16,180 +16,135 @@ const NO_CREDENTIALS_CASE: &str = "kubelet/authentication/credentials-required";
 const DENIED_CASE: &str = "kubelet/authorization/permission-required";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: NO_CREDENTIALS_CASE,
-            requirement: "The kubelet must return 401 for a request without credentials.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "401",
-        },
-        |s| Box::pin(status_is_401(s, Credentials::Anonymous)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/unknown-token-rejected",
-            requirement: "The kubelet must return 401 for a request with an unknown bearer token.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "401",
-        },
-        |s| Box::pin(status_is_401(s, Credentials::InvalidToken)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/untrusted-certificate-rejected",
-            requirement: "The kubelet must return 401 for a request with a client certificate from an unknown \
-                certificate authority.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "401",
-        },
-        |s| Box::pin(status_is_401(s, Credentials::UntrustedCertificate)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/unauthorized-body",
-            requirement: "The kubelet must send the body `Unauthorized` and no WWW-Authenticate header with a 401.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "\"Unauthorized\", without a WWW-Authenticate header",
-        },
-        |s| Box::pin(unauthorized_body(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/before-lookup",
-            requirement: "The kubelet must authenticate a request before it looks up the Pod.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "401 for a Pod that does not exist",
-        },
-        |s| Box::pin(before_lookup(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/before-routing",
-            requirement: "The kubelet must authenticate a request before it routes the request by path and method.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "401 for a path that is too short and for PUT",
-        },
-        |s| Box::pin(before_routing(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authentication/non-bearer-scheme-rejected",
-            requirement: "The kubelet must return 401 for an Authorization header without a bearer token.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "401 for Basic, for an unknown scheme, and for Bearer without a token",
-        },
-        |s| Box::pin(non_bearer_scheme(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: DENIED_CASE,
-            requirement: "The kubelet must return 403 for an authenticated user who may not create nodes/checkpoint.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "403",
-        },
-        |s| Box::pin(denied(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authorization/forbidden-body",
-            requirement: "The kubelet must name the user, the verb and the resource in the body of a 403.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "Forbidden (user=USER, verb=create, resource=nodes, subresource(s)=[checkpoint]), with a \
-                newline at the end",
-        },
-        |s| Box::pin(denied_body(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authorization/verb-follows-method",
-            requirement: "The kubelet must authorize the verb that corresponds to the HTTP method.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "403 with the matching verb for PUT, PATCH, DELETE",
-        },
-        |s| Box::pin(verb_follows_method(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authorization/before-lookup",
-            requirement: "The kubelet must authorize a request before it looks up the Pod.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "403 for a Pod that does not exist",
-        },
-        |s| Box::pin(denied_before_lookup(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authorization/before-routing",
-            requirement: "The kubelet must authorize a request before it routes the request by path.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "403",
-        },
-        |s| Box::pin(denied_before_routing(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/authorization/nodes-proxy-insufficient",
-            requirement: "The kubelet must return 403 for a user who may create nodes/proxy but not \
-                nodes/checkpoint.",
-            authority: authority::KUBELET_AUTH,
-            motivation: "",
-            level: Level::Reference,
-            expected: "403",
-        },
-        |s| Box::pin(nodes_proxy_is_not_enough(s)),
-    ),
+    case("kubelet/authentication/credentials-required", Level::Documented)
+        .requirement("The kubelet must return 401 for a request without credentials.")
+        .authority(authority::API_RESPONSE)
+        .expected("401")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(status_is_401(s, Credentials::Anonymous))),
+    case("kubelet/authentication/unknown-token-rejected", Level::Documented)
+        .requirement("The kubelet must return 401 for a request with an unknown bearer token.")
+        .authority(authority::API_RESPONSE)
+        .expected("401")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(status_is_401(s, Credentials::InvalidToken))),
+    case(
+        "kubelet/authentication/untrusted-certificate-rejected",
+        Level::Documented,
+    )
+    .requirement(
+        "The kubelet must return 401 for a request with a client certificate from an unknown certificate \
+            authority.",
+    )
+    .authority(authority::API_RESPONSE)
+    .expected("401")
+    .requires(&[Capability::DirectConnection])
+    .may_depend_on(&[OK_CASE])
+    .shared()
+    .run(|s| Box::pin(status_is_401(s, Credentials::UntrustedCertificate))),
+    case("kubelet/authentication/unauthorized-body", Level::Reference)
+        .requirement("The kubelet must send the body `Unauthorized` and no WWW-Authenticate header with a 401.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("\"Unauthorized\", without a WWW-Authenticate header")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&["kubelet/authentication/credentials-required"])
+        .shared()
+        .run(|s| Box::pin(unauthorized_body(s))),
+    case("kubelet/authentication/before-lookup", Level::Reference)
+        .requirement("The kubelet must authenticate a request before it looks up the Pod.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("401 for a Pod that does not exist")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&["kubelet/authentication/credentials-required"])
+        .shared()
+        .run(|s| Box::pin(before_lookup(s))),
+    case("kubelet/authentication/before-routing", Level::Reference)
+        .requirement("The kubelet must authenticate a request before it routes the request by path and method.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("401 for a path that is too short and for PUT")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&["kubelet/authentication/credentials-required"])
+        .shared()
+        .run(|s| Box::pin(before_routing(s))),
+    case("kubelet/authentication/non-bearer-scheme-rejected", Level::Documented)
+        .requirement("The kubelet must return 401 for an Authorization header without a bearer token.")
+        .authority(authority::API_RESPONSE)
+        .expected("401 for Basic, for an unknown scheme, and for Bearer without a token")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(non_bearer_scheme(s))),
+    case("kubelet/authorization/permission-required", Level::Reference)
+        .requirement("The kubelet must return 403 for an authenticated user who may not create nodes/checkpoint.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("403")
+        .requires(&[Capability::DeniedUser, Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(denied(s))),
+    case("kubelet/authorization/forbidden-body", Level::Reference)
+        .requirement("The kubelet must name the user, the verb and the resource in the body of a 403.")
+        .authority(authority::KUBELET_AUTH)
+        .expected(
+            "Forbidden (user=USER, verb=create, resource=nodes, subresource(s)=[checkpoint]), with a newline at \
+            the end",
+        )
+        .requires(&[Capability::DeniedUser, Capability::DirectConnection])
+        .depends_on(&["kubelet/authorization/permission-required"])
+        .shared()
+        .run(|s| Box::pin(denied_body(s))),
+    case("kubelet/authorization/verb-follows-method", Level::Reference)
+        .requirement("The kubelet must authorize the verb that corresponds to the HTTP method.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("403 with the matching verb for PUT, PATCH, DELETE")
+        .requires(&[Capability::DeniedUser, Capability::DirectConnection])
+        .depends_on(&["kubelet/authorization/permission-required"])
+        .shared()
+        .run(|s| Box::pin(verb_follows_method(s))),
+    case("kubelet/authorization/before-lookup", Level::Reference)
+        .requirement("The kubelet must authorize a request before it looks up the Pod.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("403 for a Pod that does not exist")
+        .requires(&[Capability::DeniedUser, Capability::DirectConnection])
+        .depends_on(&["kubelet/authorization/permission-required"])
+        .shared()
+        .run(|s| Box::pin(denied_before_lookup(s))),
+    case("kubelet/authorization/before-routing", Level::Reference)
+        .requirement("The kubelet must authorize a request before it routes the request by path.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("403")
+        .requires(&[Capability::DeniedUser, Capability::DirectConnection])
+        .depends_on(&["kubelet/authorization/permission-required"])
+        .shared()
+        .run(|s| Box::pin(denied_before_routing(s))),
+    case("kubelet/authorization/nodes-proxy-insufficient", Level::Reference)
+        .requirement("The kubelet must return 403 for a user who may create nodes/proxy but not nodes/checkpoint.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("403")
+        .requires(&[
+            Capability::DeniedUser,
+            Capability::DirectConnection,
+            Capability::NodeProxyUser,
+        ])
+        .depends_on(&["kubelet/authorization/permission-required"])
+        .shared()
+        .run(|s| Box::pin(nodes_proxy_is_not_enough(s))),
+    case("kubelet/authentication/bearer-token-accepted", Level::Reference)
+        .requirement("The kubelet must accept a valid bearer token of a user who may create nodes/checkpoint.")
+        .authority(authority::KUBELET_AUTH)
+        .expected("200")
+        .requires(&[Capability::DirectConnection, Capability::BearerToken])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(bearer_token(s))),
 ];
 
-pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[Case::new(
-    CaseInfo {
-        id: "kubelet/authentication/bearer-token-accepted",
-        requirement: "The kubelet must accept a valid bearer token of a user who may create nodes/checkpoint.",
-        authority: authority::KUBELET_AUTH,
-        motivation: "",
-        level: Level::Reference,
-        expected: "200",
-    },
-    |s| Box::pin(bearer_token(s)),
-)];
-
-/// Behind the API server's node proxy, the API server authenticates and authorizes the caller.
-fn require_direct(s: &KubeletSession) -> Result<(), NonPass> {
-    if s.kubelet.through_node_proxy {
-        return Err(NonPass::Skip(
-            "requires a direct connection to the kubelet: the API server's node proxy responds to this request \
-                itself"
-                .to_owned(),
-        ));
-    }
-    Ok(())
-}
-
 async fn checkpoint_as(s: &KubeletSession, credentials: Credentials) -> Result<HttpResponse, NonPass> {
-    require_direct(s)?;
     // If the endpoint rejects valid credentials too, a rejection of other credentials proves nothing.
     s.require_endpoint().await?;
     Ok(s.kubelet
@@ -246,7 +201,6 @@ async fn before_routing(s: &KubeletSession) -> CaseResult {
 }
 
 async fn non_bearer_scheme(s: &KubeletSession) -> CaseResult {
-    require_direct(s)?;
     s.require_endpoint().await?;
     let client = s.kubelet.client().await;
     let container_under_test = s.container_under_test();
@@ -285,9 +239,7 @@ async fn bearer_token(s: &KubeletSession) -> CaseResult {
         access if access.extra_identities.token_user.is_some() => Credentials::ValidToken,
         access if matches!(access.identity, Identity::Token(_)) => Credentials::Authorized,
         _ => {
-            return Err(NonPass::Skip(
-                "requires a bearer token of a user who may create nodes/checkpoint".to_owned(),
-            ));
+            return Err(NonPass::Missing(Capability::BearerToken));
         }
     };
     s.require_checkpointable().await?;
@@ -295,25 +247,9 @@ async fn bearer_token(s: &KubeletSession) -> CaseResult {
     check(response.status == 200, response.summary())
 }
 
-async fn checkpoint_as_denied_user(s: &KubeletSession) -> Result<HttpResponse, NonPass> {
-    if s.kubelet
-        .client()
-        .await
-        .endpoint()
-        .extra_identities
-        .denied_user
-        .is_none()
-    {
-        return Err(NonPass::Skip(
-            "requires a user whom the kubelet authenticates and who may not create nodes/checkpoint".to_owned(),
-        ));
-    }
-    checkpoint_as(s, Credentials::Denied).await
-}
-
 /// Passes if the denied user gets 403, so that other properties of that response can be checked.
 async fn require_denied(s: &KubeletSession) -> Result<(), NonPass> {
-    if checkpoint_as_denied_user(s).await?.status == 403 {
+    if checkpoint_as(s, Credentials::Denied).await?.status == 403 {
         Ok(())
     } else {
         Err(NonPass::Blocked(DENIED_CASE))
@@ -321,12 +257,12 @@ async fn require_denied(s: &KubeletSession) -> Result<(), NonPass> {
 }
 
 async fn denied(s: &KubeletSession) -> CaseResult {
-    let response = checkpoint_as_denied_user(s).await?;
+    let response = checkpoint_as(s, Credentials::Denied).await?;
     check(response.status == 403, response.summary())
 }
 
 async fn denied_body(s: &KubeletSession) -> CaseResult {
-    let response = checkpoint_as_denied_user(s).await?;
+    let response = checkpoint_as(s, Credentials::Denied).await?;
     if response.status != 403 {
         return Err(NonPass::Blocked(DENIED_CASE));
     }
@@ -339,7 +275,7 @@ async fn denied_body(s: &KubeletSession) -> CaseResult {
 }
 
 async fn verb_follows_method(s: &KubeletSession) -> CaseResult {
-    let response = checkpoint_as_denied_user(s).await?;
+    let response = checkpoint_as(s, Credentials::Denied).await?;
     if response.status != 403 {
         return Err(NonPass::Blocked(DENIED_CASE));
     }
@@ -394,18 +330,6 @@ async fn denied_before_routing(s: &KubeletSession) -> CaseResult {
 
 async fn nodes_proxy_is_not_enough(s: &KubeletSession) -> CaseResult {
     require_denied(s).await?;
-    if s.kubelet
-        .client()
-        .await
-        .endpoint()
-        .extra_identities
-        .node_proxy_user
-        .is_none()
-    {
-        return Err(NonPass::Skip(
-            "requires a user who may create nodes/proxy and not nodes/checkpoint".to_owned(),
-        ));
-    }
     let response = checkpoint_as(s, Credentials::NodeProxyOnly).await?;
     check(response.status == 403, response.summary())
 }

@@ -5,78 +5,64 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::session::KubeletSession;
+use super::session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, WHEN_DONE_CASE};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass},
     suites::authority,
     targets::{FileSnapshot, KubeletConfig},
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/earlier-archives-unchanged",
-            requirement: "The kubelet must neither delete nor change an existing archive when it makes another \
-                archive.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the same file with the same length and mode",
-        },
-        |s| Box::pin(archive_unchanged(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoint/trusts-runtime",
-            requirement: "The kubelet must report success when the runtime reports success, without a check of the \
-                archive.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200 although the runtime wrote no archive",
-        },
-        |s| Box::pin(archive_not_verified(s)),
-    ),
-];
-
-/// Cases that make a checkpoint and restart the kubelet.
-pub(super) const KUBELET_RESTART_CASES: &[Case<KubeletSession>] = &[Case::new(
-    CaseInfo {
-        id: "kubelet/archive/survives-restart",
-        requirement: "Archives must survive a restart of the kubelet.",
-        authority: authority::KUBELET,
-        motivation: "",
-        level: Level::Reference,
-        expected: "the same file with the same length and mode",
-    },
-    |s| Box::pin(kept_at_restart(s)),
-)];
-
-/// Cases that restart the kubelet without its directory.
-pub(super) const MISSING_DIR_CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoints-dir/created-at-start",
-            requirement: "The kubelet must create the directory `checkpoints` at its start, before the first \
-                checkpoint request.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "directory exists",
-        },
-        |s| Box::pin(created_at_start(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoints-dir/absent-with-gate-disabled",
-            requirement: "The kubelet must not create the directory `checkpoints` when the feature gate is off.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "directory does not exist",
-        },
-        |s| Box::pin(not_created_with_gate_off(s)),
-    ),
+    case("kubelet/archive/earlier-archives-unchanged", Level::Reference)
+        .requirement("The kubelet must neither delete nor change an existing archive when it makes another archive.")
+        .authority(authority::KUBELET)
+        .expected("the same file with the same length and mode")
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[KEEPS_RUNNING_CASE, ARCHIVE_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/checkpoint/repeatable"])
+        .max_archives(2)
+        .run(|s| Box::pin(archive_unchanged(s))),
+    case("kubelet/checkpoint/trusts-runtime", Level::Reference)
+        .requirement(
+            "The kubelet must report success when the runtime reports success, without a check of the \
+            archive.",
+        )
+        .authority(authority::KUBELET)
+        .expected("200 although the runtime wrote no archive")
+        .requires(&[Capability::FakeCriControl, Capability::ReadArchives])
+        .depends_on(&[KEEPS_RUNNING_CASE, ARCHIVE_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(archive_not_verified(s))),
+    case("kubelet/archive/survives-restart", Level::Reference)
+        .requirement("Archives must survive a restart of the kubelet.")
+        .authority(authority::KUBELET)
+        .expected("the same file with the same length and mode")
+        .requires(&[Capability::ReadArchives, Capability::RestartKubelet])
+        .depends_on(&[KEEPS_RUNNING_CASE, ARCHIVE_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .stage(Stage::Late)
+        .run(|s| Box::pin(kept_at_restart(s))),
+    case("kubelet/checkpoints-dir/created-at-start", Level::Reference)
+        .requirement(
+            "The kubelet must create the directory `checkpoints` at its start, before the first checkpoint \
+            request.",
+        )
+        .authority(authority::KUBELET)
+        .expected("directory exists")
+        .requires(&[Capability::ReadArchives, Capability::RestartKubelet])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(created_at_start(s))),
+    case("kubelet/checkpoints-dir/absent-with-gate-disabled", Level::Reference)
+        .requirement("The kubelet must not create the directory `checkpoints` when the feature gate is off.")
+        .authority(authority::KUBELET)
+        .expected("directory does not exist")
+        .requires(&[Capability::ReadArchives, Capability::RestartKubelet])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(not_created_with_gate_off(s))),
 ];
 
 /// The archive of one more checkpoint, if the harness can read it.
@@ -126,24 +112,13 @@ async fn archive_not_verified(s: &KubeletSession) -> CaseResult {
     check(response.status == 200, response.summary())
 }
 
-/// The checkpoints directory of a kubelet that the harness can restart.
-fn require_own_checkpoints_dir(s: &KubeletSession) -> Result<&Path, NonPass> {
-    let reason = "requires a kubelet that the harness starts";
-    let dir = s
-        .kubelet
-        .checkpoints_dir
-        .as_deref()
-        .filter(|_| s.kubelet.lifecycle.is_some());
-    dir.ok_or_else(|| NonPass::Skip(reason.to_owned()))
-}
-
-async fn restart(s: &KubeletSession, variation: KubeletConfig) -> Result<(), NonPass> {
+async fn restart(s: &KubeletSession, config: KubeletConfig) -> Result<(), NonPass> {
     s.require_usable()?;
-    Ok(s.kubelet.restart(variation).await.unwrap_or(Ok(()))?)
+    let restarted = s.kubelet.restart(config).await;
+    Ok(restarted.ok_or(NonPass::Missing(Capability::RestartKubelet))??)
 }
 
 async fn kept_at_restart(s: &KubeletSession) -> CaseResult {
-    require_own_checkpoints_dir(s)?;
     let before = new_archive(s).await?;
     restart(s, KubeletConfig::Default).await?;
     is_unchanged(&before)
@@ -177,7 +152,7 @@ impl Drop for HiddenDir<'_> {
 }
 
 async fn created_at_start(s: &KubeletSession) -> CaseResult {
-    let dir = require_own_checkpoints_dir(s)?;
+    let dir = s.require_checkpoints_dir()?;
     s.require_endpoint().await?;
     let _hidden = HiddenDir::hide(dir)?;
     restart(s, KubeletConfig::Default).await?;
@@ -193,7 +168,7 @@ async fn created_at_start(s: &KubeletSession) -> CaseResult {
 }
 
 async fn not_created_with_gate_off(s: &KubeletSession) -> CaseResult {
-    let dir = require_own_checkpoints_dir(s)?;
+    let dir = s.require_checkpoints_dir()?;
     s.require_endpoint().await?;
     let _hidden = HiddenDir::hide(dir)?;
     restart(s, KubeletConfig::GateOff).await?;

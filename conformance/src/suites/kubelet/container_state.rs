@@ -2,86 +2,68 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::{KubeletSession, describe_calls};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail},
     suites::authority,
     targets::ContainerRef,
 };
 
-const EXITED_CASE: &str = "kubelet/container-state/exited-rejected";
-
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: EXITED_CASE,
-            requirement: "The kubelet must return 500 without a call to the runtime for a container that has exited.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(not_running(s, s.kubelet.siblings.exited.as_ref())),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/container-state/finished-init-rejected",
-            requirement: "The kubelet must return 500 without a call to the runtime for an init container that has \
-                finished.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(not_running(s, s.kubelet.siblings.init.as_ref())),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/container-state/created-rejected",
-            requirement: "The kubelet must return 500 without a call to the runtime for a container that was created \
-                and never started.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(not_running(s, s.kubelet.siblings.created.as_ref())),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/container-state/crash-loop-rejected",
-            requirement: "The kubelet must return 500 without a call to the runtime for a container that crashed and \
-                waits for its restart.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)",
-        },
-        |s| Box::pin(restarting(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/ephemeral-container-found",
-            requirement: "The kubelet must find an ephemeral container of the Pod, whether or not that container \
-                runs.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 if the container does not run, 200 if it runs",
-        },
-        |s| Box::pin(ephemeral(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/container-state/sidecar-accepted",
-            requirement: "The kubelet must checkpoint an init container that is running.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(sidecar(s)),
-    ),
+    case("kubelet/container-state/exited-rejected", Level::Reference)
+        .requirement("The kubelet must return 500 without a call to the runtime for a container that has exited.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)")
+        .requires(&[Capability::ExitedContainer])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(not_running(s, Capability::ExitedContainer))),
+    case("kubelet/container-state/finished-init-rejected", Level::Reference)
+        .requirement(
+            "The kubelet must return 500 without a call to the runtime for an init container that has \
+            finished.",
+        )
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)")
+        .requires(&[Capability::FinishedInitContainer])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(not_running(s, Capability::FinishedInitContainer))),
+    case("kubelet/container-state/created-rejected", Level::Reference)
+        .requirement(
+            "The kubelet must return 500 without a call to the runtime for a container that was created and \
+            never started.",
+        )
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)")
+        .requires(&[Capability::CreatedContainer])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(not_running(s, Capability::CreatedContainer))),
+    case("kubelet/container-state/crash-loop-rejected", Level::Reference)
+        .requirement(
+            "The kubelet must return 500 without a call to the runtime for a container that crashed and waits \
+            for its restart.",
+        )
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 checkpointing of <namespace>/<pod>/<container> failed (container <name> not found)")
+        .requires(&[Capability::CrashLoopContainer])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(restarting(s))),
+    case("kubelet/lookup/ephemeral-container-found", Level::Reference)
+        .requirement("The kubelet must find an ephemeral container of the Pod, whether or not that container runs.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 if the container does not run, 200 if it runs")
+        .requires(&[Capability::EphemeralContainer])
+        .may_depend_on(&[OK_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(ephemeral(s))),
+    case("kubelet/container-state/sidecar-accepted", Level::Reference)
+        .requirement("The kubelet must checkpoint an init container that is running.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200")
+        .requires(&[Capability::SidecarContainer])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(sidecar(s))),
 ];
 
 /// The response body for a container that exists and does not run.
@@ -92,13 +74,13 @@ fn not_found_message(container: &ContainerRef) -> String {
     )
 }
 
-async fn not_running(s: &KubeletSession, container: Option<&ContainerRef>) -> CaseResult {
+/// The container of this capability exists and does not run.
+async fn not_running(s: &KubeletSession, capability: Capability) -> CaseResult {
+    is_rejected(s, s.require_sibling(capability)?).await
+}
+
+async fn is_rejected(s: &KubeletSession, container: &ContainerRef) -> CaseResult {
     s.require_endpoint().await?;
-    let Some(container) = container else {
-        return Err(NonPass::Skip(
-            "requires a container in this state in the Pod".to_owned(),
-        ));
-    };
     let journal_position = s.journal_position().await?;
     let response = s.kubelet.checkpoint(container, "").await?;
     let calls = s.calls_after(journal_position).await?;
@@ -117,9 +99,7 @@ async fn not_running(s: &KubeletSession, container: Option<&ContainerRef>) -> Ca
 
 async fn restarting(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
-    let Some(container) = &s.kubelet.siblings.restarting else {
-        return Err(NonPass::Skip("requires a container that crashes repeatedly".to_owned()));
-    };
+    let container = s.require_sibling(Capability::CrashLoopContainer)?;
     // The back-off lasts seconds. After it the container runs for a moment, and older kubelets report that late.
     const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
     const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -130,7 +110,7 @@ async fn restarting(s: &KubeletSession) -> CaseResult {
             continue;
         };
         // The result is valid only if the container waited during the whole check.
-        let result = not_running(s, Some(container)).await;
+        let result = is_rejected(s, container).await;
         if s.kubelet.restart_count(container).await? == Some(before) {
             return result;
         }
@@ -142,11 +122,7 @@ async fn restarting(s: &KubeletSession) -> CaseResult {
 
 async fn ephemeral(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
-    let Some(container) = &s.kubelet.siblings.ephemeral else {
-        return Err(NonPass::Skip(
-            "requires an ephemeral container, which only an API server can add to a Pod".to_owned(),
-        ));
-    };
+    let container = s.require_sibling(Capability::EphemeralContainer)?;
     let response = s.kubelet.checkpoint(container, "").await?;
     let as_expected =
         response.status == 200 || (response.status == 500 && response.body == not_found_message(container));
@@ -155,9 +131,7 @@ async fn ephemeral(s: &KubeletSession) -> CaseResult {
 
 async fn sidecar(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
-    let Some(container) = &s.kubelet.siblings.sidecar else {
-        return Err(NonPass::Skip("requires a running init container".to_owned()));
-    };
+    let container = s.require_sibling(Capability::SidecarContainer)?;
     let response = s.kubelet.checkpoint(container, "").await?;
     check(response.status == 200, response.summary())
 }

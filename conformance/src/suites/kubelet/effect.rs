@@ -1,37 +1,34 @@
 //! The effect of a checkpoint: the archive holds the state of a container that keeps running.
 
-use super::session::{ContainerAfter, KEEPS_RUNNING_CASE, KubeletSession};
+use super::session::{ContainerAfter, KubeletSession, OK_CASE, TAR_CASE};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, fail, pass},
     suites::authority,
     targets::Workload,
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: KEEPS_RUNNING_CASE,
-            requirement: "The container must keep running as the same process, from the point at which it was \
-                frozen, after a checkpoint.",
-            authority: authority::KEP_USER_STORIES,
-            motivation: "containerd 2.4: a container stayed frozen after a checkpoint that exceeded its deadline",
-            level: Level::Documented,
-            expected: "same pid and start time, and a later heartbeat",
-        },
-        |s| Box::pin(keeps_running(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/contains-memory",
-            requirement: "Data that the process generated after its start must be present in the archive's memory \
-                pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the canary in checkpoint/pages-*.img",
-        },
-        |s| Box::pin(archive_contains_memory(s)),
-    ),
+    case("kubelet/container/keeps-running", Level::Documented)
+        .requirement(
+            "The container must keep running as the same process, from the point at which it was frozen, \
+            after a checkpoint.",
+        )
+        .authority(authority::KEP_USER_STORIES)
+        .motivation("containerd 2.4: a container stayed frozen after a checkpoint that exceeded its deadline")
+        .expected("same pid and start time, and a later heartbeat")
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(keeps_running(s))),
+    case("kubelet/archive/contains-memory", Level::Reference)
+        .requirement("Data that the process generated after its start must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("the canary in checkpoint/pages-*.img")
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[TAR_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(archive_contains_memory(s))),
 ];
 
 /// The workload before the first checkpoint, or the reason for a skip.

@@ -3,9 +3,9 @@
 
 use reqwest::Method;
 
-use super::session::{KubeletSession, describe_calls};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, WHEN_DONE_CASE, describe_calls};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check},
     suites::authority,
     targets::{Credentials, HttpResponse, KubeletConfig},
 };
@@ -13,93 +13,65 @@ use crate::{
 const GATE_OFF_CASE: &str = "kubelet/feature-gate/disabled";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: GATE_OFF_CASE,
-            requirement: "The kubelet must return 404 for a checkpoint when the feature gate ContainerCheckpoint is \
-                off.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "404",
-        },
-        |s| Box::pin(gate_off(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/feature-gate/disabled-body",
-            requirement: "The kubelet must send the body of an unknown route when the feature gate is off.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 page not found, with a newline at the end",
-        },
-        |s| Box::pin(gate_off_body(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/feature-gate/disabled-before-authentication",
-            requirement: "The kubelet must return 404 for a request without credentials when the feature gate is \
-                off.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404",
-        },
-        |s| Box::pin(without_credentials(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/feature-gate/enabled-by-default",
-            requirement: "The kubelet must serve checkpoints when its configuration does not set the feature gate \
-                ContainerCheckpoint.",
-            authority: authority::KUBE_FEATURES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(gate_default(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/endpoint/requires-debugging-handlers",
-            requirement: "The kubelet must not register the endpoint when debugging handlers are disabled.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 page not found with a newline at the end, with and without credentials",
-        },
-        |s| Box::pin(debugging_off(s)),
-    ),
+    case("kubelet/feature-gate/disabled", Level::Documented)
+        .requirement("The kubelet must return 404 for a checkpoint when the feature gate ContainerCheckpoint is off.")
+        .authority(authority::API_RESPONSE)
+        .expected("404")
+        .requires(&[Capability::RestartKubelet])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(gate_off(s))),
+    case("kubelet/feature-gate/disabled-body", Level::Reference)
+        .requirement("The kubelet must send the body of an unknown route when the feature gate is off.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 page not found, with a newline at the end")
+        .requires(&[Capability::RestartKubelet])
+        .depends_on(&["kubelet/feature-gate/disabled"])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(gate_off_body(s))),
+    case("kubelet/feature-gate/disabled-before-authentication", Level::Reference)
+        .requirement("The kubelet must return 404 for a request without credentials when the feature gate is off.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404")
+        .requires(&[Capability::RestartKubelet])
+        .depends_on(&["kubelet/feature-gate/disabled"])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(without_credentials(s))),
+    case("kubelet/feature-gate/enabled-by-default", Level::Reference)
+        .requirement(
+            "The kubelet must serve checkpoints when its configuration does not set the feature gate \
+            ContainerCheckpoint.",
+        )
+        .authority(authority::KUBE_FEATURES)
+        .expected("200")
+        .requires(&[Capability::RestartKubelet])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(gate_default(s))),
+    case("kubelet/endpoint/requires-debugging-handlers", Level::Reference)
+        .requirement("The kubelet must not register the endpoint when debugging handlers are disabled.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 page not found with a newline at the end, with and without credentials")
+        .requires(&[Capability::RestartKubelet])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(debugging_off(s))),
+    case("kubelet/endpoint/absent-on-read-only-port", Level::Reference)
+        .requirement("The kubelet must not serve checkpoints on the read-only port, which authenticates nobody.")
+        .authority(authority::KUBELET_SERVER)
+        .motivation("CVE-2025-0426: checkpoints through the read-only port filled the disk")
+        .expected("404 page not found with a newline at the end, and no call to the runtime")
+        .requires(&[Capability::ReadOnlyPort])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .run(|s| Box::pin(read_only_port(s))),
 ];
 
-/// Cases without a restart.
-pub(super) const READ_ONLY_PORT_CASES: &[Case<KubeletSession>] = &[Case::new(
-    CaseInfo {
-        id: "kubelet/endpoint/absent-on-read-only-port",
-        requirement: "The kubelet must not serve checkpoints on the read-only port, which authenticates nobody.",
-        authority: authority::KUBELET_SERVER,
-        motivation: "CVE-2025-0426: checkpoints through the read-only port filled the disk",
-        level: Level::Reference,
-        expected: "404 page not found with a newline at the end, and no call to the runtime",
-    },
-    |s| Box::pin(read_only_port(s)),
-)];
-
-/// Configures the kubelet with one change. The runner reverts the change for cases that need the default configuration.
-async fn require_configuration(s: &KubeletSession, variation: KubeletConfig) -> Result<(), NonPass> {
-    s.require_endpoint().await?;
-    s.require_usable()?;
-    match s.kubelet.configure(variation).await {
-        Some(configured) => Ok(configured?),
-        None => Err(NonPass::Skip(
-            "requires a kubelet that the harness can restart with another configuration".to_owned(),
-        )),
-    }
-}
-
 async fn checkpoint_with_gate_off(s: &KubeletSession, credentials: Credentials) -> Result<HttpResponse, NonPass> {
-    require_configuration(s, KubeletConfig::GateOff).await?;
+    s.require_endpoint().await?;
+    s.require_configuration(KubeletConfig::GateOff).await?;
     Ok(s.kubelet
         .checkpoint_as(credentials, s.container_under_test(), "")
         .await?)
@@ -132,7 +104,7 @@ async fn without_credentials(s: &KubeletSession) -> CaseResult {
 
 async fn gate_default(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
-    require_configuration(s, KubeletConfig::GateDefault).await?;
+    s.require_configuration(KubeletConfig::GateDefault).await?;
     let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     check(response.status == 200, response.summary())
 }
@@ -141,7 +113,8 @@ async fn gate_default(s: &KubeletSession) -> CaseResult {
 pub(super) const NO_ROUTE_BODY: &str = "404 page not found\n";
 
 async fn debugging_off(s: &KubeletSession) -> CaseResult {
-    require_configuration(s, KubeletConfig::DebuggingHandlersOff).await?;
+    s.require_endpoint().await?;
+    s.require_configuration(KubeletConfig::DebuggingHandlersOff).await?;
     let good = s.kubelet.checkpoint(s.container_under_test(), "").await?;
     let none = s
         .kubelet
@@ -162,7 +135,7 @@ async fn read_only_port(s: &KubeletSession) -> CaseResult {
     let path = format!("/checkpoint/{}", s.container_under_test());
     let client = s.kubelet.client().await;
     let Some(response) = client.send_read_only(Method::POST, &path).await? else {
-        return Err(NonPass::Skip("requires a kubelet with a read-only port".to_owned()));
+        return Err(NonPass::Missing(Capability::ReadOnlyPort));
     };
     s.kubelet.remember_archives(&response);
     let calls = s.calls_after(journal_position).await?;

@@ -4,72 +4,63 @@ use std::time::Duration;
 
 use super::{
     fault_rule,
-    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE, next_second},
+    session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE, next_second},
 };
 use crate::{
-    engine::{Authority, Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Authority, Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
     suites::authority,
     targets::{FileSnapshot, Workload},
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/cancellation/cancels-runtime-call",
-            requirement: "The kubelet must cancel the call to the runtime when the client disconnects.",
-            authority: authority::KUBELET,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the runtime's call is cancelled",
-        },
-        |s| Box::pin(client_disconnects(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoint/repeatable",
-            requirement: "A container must be checkpointable again after a checkpoint.",
-            authority: Authority::PROJECT,
-            motivation: "containerd 2.4-beta: a second checkpoint failed after a checkpoint that exceeded its \
-                deadline",
-            level: Level::Robust,
-            expected: "200 for the second checkpoint",
-        },
-        |s| Box::pin(second_checkpoint(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive-name/unique-within-a-second",
-            requirement: "Two checkpoints within one second must not overwrite each other.",
-            authority: Authority::PROJECT,
-            motivation: "kubernetes#115888: two checkpoints within one second get the same name",
-            level: Level::Robust,
-            expected: "two different locations",
-        },
-        |s| Box::pin(names_differ(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/archive/absent-after-error",
-            requirement: "No file must remain at the location after an error of the runtime.",
-            authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "containerd 2.4: a failed copy leaves a partial file",
-            level: Level::Robust,
-            expected: "no file",
-        },
-        |s| Box::pin(no_partial_archive(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/container/keeps-running-after-error",
-            requirement: "The container must keep running as the same process after a failed checkpoint.",
-            authority: authority::KEP_FAILED,
-            motivation: "containerd 2.4: a container stayed frozen after a deadline, while its status was \
-                CONTAINER_RUNNING",
-            level: Level::Robust,
-            expected: "same process, and a later heartbeat",
-        },
-        |s| Box::pin(keeps_running_after_error(s)),
-    ),
+    case("kubelet/cancellation/cancels-runtime-call", Level::Reference)
+        .requirement("The kubelet must cancel the call to the runtime when the client disconnects.")
+        .authority(authority::KUBELET)
+        .expected("the runtime's call is cancelled")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(client_disconnects(s))),
+    case("kubelet/checkpoint/repeatable", Level::Robust)
+        .requirement("A container must be checkpointable again after a checkpoint.")
+        .authority(Authority::PROJECT)
+        .motivation("containerd 2.4-beta: a second checkpoint failed after a checkpoint that exceeded its deadline")
+        .expected("200 for the second checkpoint")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(second_checkpoint(s))),
+    case("kubelet/archive-name/unique-within-a-second", Level::Robust)
+        .requirement("Two checkpoints within one second must not overwrite each other.")
+        .authority(Authority::PROJECT)
+        .motivation("kubernetes#115888: two checkpoints within one second get the same name")
+        .expected("two different locations")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(6)
+        .run(|s| Box::pin(names_differ(s))),
+    case("kubelet/archive/absent-after-error", Level::Robust)
+        .requirement("No file must remain at the location after an error of the runtime.")
+        .authority(authority::CWE_INCOMPLETE_CLEANUP)
+        .motivation("containerd 2.4: a failed copy leaves a partial file")
+        .expected("no file")
+        .requires(&[Capability::FakeCriControl, Capability::ReadArchives])
+        .may_depend_on(&[ARCHIVE_CASE, WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(no_partial_archive(s))),
+    case("kubelet/container/keeps-running-after-error", Level::Robust)
+        .requirement("The container must keep running as the same process after a failed checkpoint.")
+        .authority(authority::KEP_FAILED)
+        .motivation(
+            "containerd 2.4: a container stayed frozen after a deadline, while its status was \
+            CONTAINER_RUNNING",
+        )
+        .expected("same process, and a later heartbeat")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/runtime-error/status-code"])
+        .run(|s| Box::pin(keeps_running_after_error(s))),
 ];
 
 async fn client_disconnects(s: &KubeletSession) -> CaseResult {
@@ -170,9 +161,7 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
 
 fn check_nothing_left(s: &KubeletSession, location: &str, status: u16, before: &[FileSnapshot]) -> CaseResult {
     let Some(path) = s.local_path(location) else {
-        return Err(NonPass::Skip(
-            "requires the kubelet's archives: --checkpoints-dir".to_owned(),
-        ));
+        return Err(NonPass::Missing(Capability::ReadArchives));
     };
     match FileSnapshot::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => pass(format!("{status}, no file")),

@@ -6,9 +6,9 @@ use reqwest::{
     header::{ACCEPT, HeaderMap, HeaderValue},
 };
 
-use super::session::{KubeletSession, OK_CASE, describe_calls};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass},
     suites::authority,
     targets::{Credentials, HttpResponse, Protocol},
 };
@@ -16,105 +16,69 @@ use crate::{
 const ACCEPT_CASE: &str = "kubelet/request/accept-without-json-rejected";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/method/post-only",
-            requirement: "The kubelet must return 405 and make no checkpoint for every method other than POST.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "405: Method Not Allowed",
-        },
-        |s| Box::pin(other_methods(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/method/allow-header",
-            requirement: "The kubelet must name the allowed method in the Allow header of a 405.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "Allow: POST",
-        },
-        |s| Box::pin(allow_header(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: ACCEPT_CASE,
-            requirement: "The kubelet must reject an Accept header that excludes JSON.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "406 with a body; 406, or 415 before Kubernetes 1.36, without a body",
-        },
-        |s| Box::pin(excludes_json(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/request/not-acceptable-body",
-            requirement: "The kubelet must list the available representations in the body of a 406.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "406: Not Acceptable, and `Available representations: application/json`",
-        },
-        |s| Box::pin(not_acceptable(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/request/accept-list-with-json",
-            requirement: "The kubelet must accept an Accept header that allows JSON among other types.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200 for text/html, application/json;q=0.5",
-        },
-        |s| Box::pin(accept_list(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/request/body-ignored",
-            requirement: "The kubelet must ignore the body of the request.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200 for a body that is not JSON",
-        },
-        |s| Box::pin(request_body(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/request/unknown-parameter-ignored",
-            requirement: "The kubelet must ignore unknown query parameters.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(unknown_parameter(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/http2/same-responses",
-            requirement: "A kubelet that speaks HTTP/2 must return the same responses over HTTP/2 as over HTTP/1.1.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "same status and body for 200, 401, 404 and 405",
-        },
-        |s| Box::pin(same_responses_over_http2(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/response/error-content-type",
-            requirement: "The kubelet must send errors as plain text, with a Content-Type header that says so.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "text/plain; charset=utf-8",
-        },
-        |s| Box::pin(content_type(s)),
-    ),
+    case("kubelet/method/post-only", Level::Reference)
+        .requirement("The kubelet must return 405 and make no checkpoint for every method other than POST.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("405: Method Not Allowed")
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(other_methods(s))),
+    case("kubelet/method/allow-header", Level::Reference)
+        .requirement("The kubelet must name the allowed method in the Allow header of a 405.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("Allow: POST")
+        .may_depend_on(&[OK_CASE, "kubelet/method/post-only"])
+        .run(|s| Box::pin(allow_header(s))),
+    case("kubelet/request/accept-without-json-rejected", Level::Reference)
+        .requirement("The kubelet must reject an Accept header that excludes JSON.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("406 with a body; 406, or 415 before Kubernetes 1.36, without a body")
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(excludes_json(s))),
+    case("kubelet/request/not-acceptable-body", Level::Reference)
+        .requirement("The kubelet must list the available representations in the body of a 406.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("406: Not Acceptable, and `Available representations: application/json`")
+        .may_depend_on(&[OK_CASE, "kubelet/request/accept-without-json-rejected"])
+        .run(|s| Box::pin(not_acceptable(s))),
+    case("kubelet/request/accept-list-with-json", Level::Reference)
+        .requirement("The kubelet must accept an Accept header that allows JSON among other types.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200 for text/html, application/json;q=0.5")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(accept_list(s))),
+    case("kubelet/request/body-ignored", Level::Reference)
+        .requirement("The kubelet must ignore the body of the request.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200 for a body that is not JSON")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(request_body(s))),
+    case("kubelet/request/unknown-parameter-ignored", Level::Reference)
+        .requirement("The kubelet must ignore unknown query parameters.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(unknown_parameter(s))),
+    case("kubelet/http2/same-responses", Level::Reference)
+        .requirement("A kubelet that speaks HTTP/2 must return the same responses over HTTP/2 as over HTTP/1.1.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("same status and body for 200, 401, 404 and 405")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(2)
+        .run(|s| Box::pin(same_responses_over_http2(s))),
+    case("kubelet/response/error-content-type", Level::Reference)
+        .requirement("The kubelet must send errors as plain text, with a Content-Type header that says so.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("text/plain; charset=utf-8")
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(content_type(s))),
 ];
 
 async fn send_request(s: &KubeletSession, method: Method, path: &str) -> Result<HttpResponse, NonPass> {
@@ -239,11 +203,6 @@ async fn unknown_parameter(s: &KubeletSession) -> CaseResult {
 }
 
 async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
-    if s.kubelet.through_node_proxy {
-        return Err(NonPass::Skip(
-            "requires a direct connection to the kubelet: the API server's node proxy chooses the protocol".to_owned(),
-        ));
-    }
     s.require_checkpointable().await?;
     let client = s.kubelet.client().await;
     let own = checkpoint_path(s);

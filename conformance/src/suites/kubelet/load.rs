@@ -7,72 +7,55 @@ use reqwest::Method;
 
 use super::{
     fault_rule,
-    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT},
+    session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
 };
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
     evidence::in_current_case,
     suites::authority,
     targets::Credentials,
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoint/single-cri-call",
-            requirement: "The kubelet must call the runtime once per request.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "calls: 1",
-        },
-        |s| Box::pin(one_call(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/concurrency/all-served",
-            requirement: "The kubelet must serve 32 concurrent requests with one call to the runtime each.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "32 times 200, calls: 32",
-        },
-        |s| Box::pin(many_at_once(s)),
-    )
-    .load_test(),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/metrics/operations",
-            requirement: "The kubelet must count a checkpoint in kubelet_runtime_operations_total.",
-            authority: authority::KUBELET_METRICS,
-            motivation: "",
-            level: Level::Reference,
-            expected: "operation_type=\"checkpoint_container\" grew by 1",
-        },
-        |s| Box::pin(operations_metric(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/metrics/errors",
-            requirement: "The kubelet must count a failed checkpoint in kubelet_runtime_operations_errors_total.",
-            authority: authority::KUBELET_METRICS,
-            motivation: "",
-            level: Level::Reference,
-            expected: "operation_type=\"checkpoint_container\" grew by 1",
-        },
-        |s| Box::pin(errors_metric(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/confidentiality/no-memory-disclosure",
-            requirement: "The kubelet must not disclose memory of a container in responses, metrics or its log.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Robust,
-            expected: "no canary in any of them",
-        },
-        |s| Box::pin(no_memory_disclosure(s)),
-    ),
+    case("kubelet/checkpoint/single-cri-call", Level::Reference)
+        .requirement("The kubelet must call the runtime once per request.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("calls: 1")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/checkpoint/repeatable"])
+        .max_archives(1)
+        .run(|s| Box::pin(one_call(s))),
+    case("kubelet/concurrency/all-served", Level::Reference)
+        .requirement("The kubelet must serve 32 concurrent requests with one call to the runtime each.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("32 times 200, calls: 32")
+        .requires(&[Capability::Load])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(32)
+        .run(|s| Box::pin(many_at_once(s))),
+    case("kubelet/metrics/operations", Level::Reference)
+        .requirement("The kubelet must count a checkpoint in kubelet_runtime_operations_total.")
+        .authority(authority::KUBELET_METRICS)
+        .expected("operation_type=\"checkpoint_container\" grew by 1")
+        .depends_on(&["kubelet/checkpoint/repeatable"])
+        .max_archives(1)
+        .run(|s| Box::pin(operations_metric(s))),
+    case("kubelet/metrics/errors", Level::Reference)
+        .requirement("The kubelet must count a failed checkpoint in kubelet_runtime_operations_errors_total.")
+        .authority(authority::KUBELET_METRICS)
+        .expected("operation_type=\"checkpoint_container\" grew by 1")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE, "kubelet/runtime-error/status-code"])
+        .run(|s| Box::pin(errors_metric(s))),
+    case("kubelet/confidentiality/no-memory-disclosure", Level::Robust)
+        .requirement("The kubelet must not disclose memory of a container in responses, metrics or its log.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("no canary in any of them")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(no_memory_disclosure(s))),
 ];
 
 async fn one_call(s: &KubeletSession) -> CaseResult {
@@ -90,10 +73,6 @@ async fn one_call(s: &KubeletSession) -> CaseResult {
 
 async fn many_at_once(s: &KubeletSession) -> CaseResult {
     const REQUEST_COUNT: usize = 32;
-    if !s.kubelet.allow_load {
-        let reason = "makes 32 concurrent checkpoints; on a kubelet in use this requires --include-load";
-        return Err(NonPass::Excluded(reason.to_owned()));
-    }
     s.require_checkpointable().await?;
     // The delay of the first call lets all other requests arrive meanwhile.
     if let Some(control) = &s.kubelet.fake_cri {

@@ -1,8 +1,8 @@
 //! 404: namespaces, Pods and containers that do not exist.
 
-use super::session::KubeletSession;
+use super::session::{KubeletSession, OK_CASE};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
     suites::authority,
     targets::{ContainerRef, HttpResponse},
 };
@@ -12,146 +12,107 @@ const POD_UNKNOWN_CASE: &str = "kubelet/lookup/pod-unknown";
 const CONTAINER_UNKNOWN_CASE: &str = "kubelet/lookup/container-unknown";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: NAMESPACE_UNKNOWN_CASE,
-            requirement: "The kubelet must return 404 when the namespace does not exist.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "404",
-        },
-        |s| Box::pin(status_is_404(s, namespace_unknown(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: POD_UNKNOWN_CASE,
-            requirement: "The kubelet must return 404 when the Pod does not exist.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "404",
-        },
-        |s| Box::pin(status_is_404(s, pod_unknown(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: CONTAINER_UNKNOWN_CASE,
-            requirement: "The kubelet must return 404 when the Pod has no container of that name.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "404",
-        },
-        |s| Box::pin(status_is_404(s, container_unknown(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/namespace-unknown-body",
-            requirement: "The kubelet must send the same body for an unknown namespace as for an unknown Pod.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "pod does not exist",
-        },
-        |s| {
+    case("kubelet/lookup/namespace-unknown", Level::Documented)
+        .requirement("The kubelet must return 404 when the namespace does not exist.")
+        .authority(authority::API_RESPONSE)
+        .expected("404")
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(status_is_404(s, namespace_unknown(s)))),
+    case("kubelet/lookup/pod-unknown", Level::Documented)
+        .requirement("The kubelet must return 404 when the Pod does not exist.")
+        .authority(authority::API_RESPONSE)
+        .expected("404")
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(status_is_404(s, pod_unknown(s)))),
+    case("kubelet/lookup/container-unknown", Level::Documented)
+        .requirement("The kubelet must return 404 when the Pod has no container of that name.")
+        .authority(authority::API_RESPONSE)
+        .expected("404")
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(status_is_404(s, container_unknown(s)))),
+    case("kubelet/lookup/namespace-unknown-body", Level::Reference)
+        .requirement("The kubelet must send the same body for an unknown namespace as for an unknown Pod.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("pod does not exist")
+        .depends_on(&["kubelet/lookup/namespace-unknown"])
+        .shared()
+        .run(|s| {
             Box::pin(body_is(
                 s,
                 namespace_unknown(s),
                 NAMESPACE_UNKNOWN_CASE,
                 "pod does not exist".to_owned(),
             ))
-        },
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/pod-unknown-body",
-            requirement: "The kubelet must state in the body of the 404 that the Pod does not exist.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "pod does not exist",
-        },
-        |s| {
+        }),
+    case("kubelet/lookup/pod-unknown-body", Level::Reference)
+        .requirement("The kubelet must state in the body of the 404 that the Pod does not exist.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("pod does not exist")
+        .depends_on(&["kubelet/lookup/pod-unknown"])
+        .shared()
+        .run(|s| {
             Box::pin(body_is(
                 s,
                 pod_unknown(s),
                 POD_UNKNOWN_CASE,
                 "pod does not exist".to_owned(),
             ))
-        },
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/container-unknown-body",
-            requirement: "The kubelet must name the unknown container in the body of the 404.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "container <name> does not exist",
-        },
-        |s| {
+        }),
+    case("kubelet/lookup/container-unknown-body", Level::Reference)
+        .requirement("The kubelet must name the unknown container in the body of the 404.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("container <name> does not exist")
+        .depends_on(&["kubelet/lookup/container-unknown"])
+        .shared()
+        .run(|s| {
             let unknown = container_unknown(s);
             let body = format!("container {} does not exist", unknown.container);
             Box::pin(body_is(s, unknown, CONTAINER_UNKNOWN_CASE, body))
-        },
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/invalid-names",
-            requirement: "The kubelet must return 404 for a name that no object can have.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 for names with non-ASCII letters, spaces, line breaks, encoded `..`",
-        },
-        |s| Box::pin(invalid_names(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/overlong-name",
-            requirement: "The kubelet must return 404 for a name of several thousand bytes.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404",
-        },
-        |s| Box::pin(over_long_name(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/static-pod-full-name",
-            requirement: "The kubelet must know a static Pod by its full name, which ends in the node name, and not \
-                by the name in the manifest.",
-            authority: authority::STATIC_PODS,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404",
-        },
-        |s| Box::pin(static_pod_manifest_name(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/lookup/before-timeout-validation",
-            requirement: "The kubelet must look up the Pod before it validates the `timeout` parameter.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 pod does not exist, for a timeout that is not a number",
-        },
-        |s| Box::pin(pod_before_timeout(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/validated-before-state",
-            requirement: "The kubelet must validate the `timeout` parameter before it checks the container's state.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 cannot parse value of timeout parameter, for a container that has exited",
-        },
-        |s| Box::pin(timeout_before_state(s)),
-    ),
+        }),
+    case("kubelet/lookup/invalid-names", Level::Reference)
+        .requirement("The kubelet must return 404 for a name that no object can have.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 for names with non-ASCII letters, spaces, line breaks, encoded `..`")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(invalid_names(s))),
+    case("kubelet/lookup/overlong-name", Level::Reference)
+        .requirement("The kubelet must return 404 for a name of several thousand bytes.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404")
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(over_long_name(s))),
+    case("kubelet/lookup/static-pod-full-name", Level::Reference)
+        .requirement(
+            "The kubelet must know a static Pod by its full name, which ends in the node name, and not by the \
+            name in the manifest.",
+        )
+        .authority(authority::STATIC_PODS)
+        .expected("404")
+        .requires(&[Capability::StaticPod])
+        .may_depend_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(static_pod_manifest_name(s))),
+    case("kubelet/lookup/before-timeout-validation", Level::Reference)
+        .requirement("The kubelet must look up the Pod before it validates the `timeout` parameter.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 pod does not exist, for a timeout that is not a number")
+        .depends_on(&["kubelet/lookup/pod-unknown"])
+        .shared()
+        .run(|s| Box::pin(pod_before_timeout(s))),
+    case("kubelet/timeout/validated-before-state", Level::Reference)
+        .requirement("The kubelet must validate the `timeout` parameter before it checks the container's state.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 cannot parse value of timeout parameter, for a container that has exited")
+        .requires(&[Capability::ExitedContainer])
+        .may_depend_on(&[OK_CASE, "kubelet/timeout/malformed-rejected"])
+        .shared()
+        .run(|s| Box::pin(timeout_before_state(s))),
 ];
 
 // Only one segment of each path is unknown. The other segments name a container that can be checkpointed.
@@ -238,17 +199,12 @@ async fn over_long_name(s: &KubeletSession) -> CaseResult {
 }
 
 async fn static_pod_manifest_name(s: &KubeletSession) -> CaseResult {
-    let suffix = s.kubelet.node_name.as_ref().map(|node| format!("-{node}"));
-    let Some(short) = suffix.and_then(|suffix| {
-        s.container_under_test()
-            .pod
-            .strip_suffix(suffix.as_str())
-            .map(str::to_owned)
-    }) else {
-        return Err(NonPass::Skip("requires a static Pod of the harness".to_owned()));
-    };
+    let short = s
+        .kubelet
+        .static_pod_name()
+        .ok_or(NonPass::Missing(Capability::StaticPod))?;
     let container = ContainerRef {
-        pod: short,
+        pod: short.to_owned(),
         ..s.container_under_test().clone()
     };
     let response = checkpoint(s, &container).await?;
@@ -275,9 +231,7 @@ async fn pod_before_timeout(s: &KubeletSession) -> CaseResult {
 async fn timeout_before_state(s: &KubeletSession) -> CaseResult {
     const EXPECTED_BODY: &str = "cannot parse value of timeout parameter";
     s.require_endpoint().await?;
-    let Some(exited) = &s.kubelet.siblings.exited else {
-        return Err(NonPass::Skip("requires a container that has exited".to_owned()));
-    };
+    let exited = s.require_sibling(Capability::ExitedContainer)?;
     // Another case fails for a kubelet that accepts any timeout.
     let running = s.kubelet.checkpoint(s.container_under_test(), "timeout=soon").await?;
     if running.body != EXPECTED_BODY {

@@ -1,99 +1,75 @@
 //! The path of a request.
 
-use super::session::{KubeletSession, describe_calls};
-use crate::engine::{Case, CaseInfo, CaseResult, Level, check};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
+use crate::engine::{Capability, Case, CaseResult, Level, case, check};
 use crate::suites::authority;
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/too-few-segments",
-            requirement: "The kubelet must return 404 for a path with too few segments.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404: Page Not Found",
-        },
-        |s| Box::pin(too_short(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/too-many-segments",
-            requirement: "The kubelet must return 404 for a path with too many segments.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404: Page Not Found",
-        },
-        |s| Box::pin(too_long(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/trailing-slash-accepted",
-            requirement: "The kubelet must accept a path with one trailing slash.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(is_200(s, format!("/checkpoint/{}/", s.container_under_test()))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/percent-decoded",
-            requirement: "The kubelet must percent-decode the names in the path.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200",
-        },
-        |s| Box::pin(is_200(s, percent_encoded_path(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/encoded-slash-separates",
-            requirement: "The kubelet must treat an encoded slash in the path as a separator.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "200 for namespace/pod%2Fcontainer",
-        },
-        |s| Box::pin(is_200(s, encoded_slash_path(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/dot-segments-redirected",
-            requirement: "The kubelet must redirect a path with `..` to the canonical path and make no checkpoint.",
-            authority: authority::GO_MUX,
-            motivation: "",
-            level: Level::Reference,
-            expected: "307 or 301 to the path without `..`, and no call to the runtime",
-        },
-        |s| Box::pin(is_redirected(s, dot_segment_path(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/empty-segments-redirected",
-            requirement: "The kubelet must redirect a path with an empty segment to the canonical path without a \
-                checkpoint.",
-            authority: authority::GO_MUX,
-            motivation: "",
-            level: Level::Reference,
-            expected: "307 or 301 to the path without the empty segment, and no call to the runtime",
-        },
-        |s| Box::pin(is_redirected(s, empty_segment_path(s))),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/path/malformed-escape-rejected",
-            requirement: "The kubelet must return 400 for a path with a malformed percent-encoding.",
-            authority: authority::GO_REQUEST,
-            motivation: "",
-            level: Level::Reference,
-            expected: "400",
-        },
-        |s| Box::pin(malformed_escape(s)),
-    ),
+    case("kubelet/path/too-few-segments", Level::Reference)
+        .requirement("The kubelet must return 404 for a path with too few segments.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404: Page Not Found")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(too_short(s))),
+    case("kubelet/path/too-many-segments", Level::Reference)
+        .requirement("The kubelet must return 404 for a path with too many segments.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404: Page Not Found")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(too_long(s))),
+    case("kubelet/path/trailing-slash-accepted", Level::Reference)
+        .requirement("The kubelet must accept a path with one trailing slash.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(is_200(s, format!("/checkpoint/{}/", s.container_under_test())))),
+    case("kubelet/path/percent-decoded", Level::Reference)
+        .requirement("The kubelet must percent-decode the names in the path.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(is_200(s, percent_encoded_path(s)))),
+    case("kubelet/path/encoded-slash-separates", Level::Reference)
+        .requirement("The kubelet must treat an encoded slash in the path as a separator.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("200 for namespace/pod%2Fcontainer")
+        .requires(&[Capability::DirectConnection])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(is_200(s, encoded_slash_path(s)))),
+    case("kubelet/path/dot-segments-redirected", Level::Reference)
+        .requirement("The kubelet must redirect a path with `..` to the canonical path and make no checkpoint.")
+        .authority(authority::GO_MUX)
+        .expected("307 or 301 to the path without `..`, and no call to the runtime")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(is_redirected(s, dot_segment_path(s)))),
+    case("kubelet/path/empty-segments-redirected", Level::Reference)
+        .requirement(
+            "The kubelet must redirect a path with an empty segment to the canonical path without a \
+            checkpoint.",
+        )
+        .authority(authority::GO_MUX)
+        .expected("307 or 301 to the path without the empty segment, and no call to the runtime")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(is_redirected(s, empty_segment_path(s)))),
+    case("kubelet/path/malformed-escape-rejected", Level::Reference)
+        .requirement("The kubelet must return 400 for a path with a malformed percent-encoding.")
+        .authority(authority::GO_REQUEST)
+        .expected("400")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(malformed_escape(s))),
 ];
 
 async fn is_page_not_found(s: &KubeletSession, path: &str) -> CaseResult {

@@ -2,10 +2,10 @@
 
 use super::{
     fault_rule,
-    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT},
+    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
 };
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
     suites::authority,
     targets::HttpResponse,
 };
@@ -19,92 +19,70 @@ const UNKNOWN_METHOD_MESSAGE: &str = "unknown method CheckpointContainer for ser
 const INJECTED_MESSAGE: &str = "checkpoint-conformance injected this error: disk on fire";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: RUNTIME_ERROR_CASE,
-            requirement: "The kubelet must return 500 for an error of the runtime.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "500",
-        },
-        |s| Box::pin(status_is_500(s, "Internal", INJECTED_MESSAGE)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/message",
-            requirement: "The kubelet must include the runtime's message in the response to an error of the runtime.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: INJECTED_MESSAGE,
-        },
-        |s| Box::pin(contains_message(s, "Internal", INJECTED_MESSAGE, RUNTIME_ERROR_CASE)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/body",
-            requirement: "The body of the 500 must name the container and wrap the runtime's code and message.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = \
-                <message>)",
-        },
-        |s| Box::pin(body_wraps_error(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: UNIMPLEMENTED_CASE,
-            requirement: "The kubelet must return 500 when the runtime does not implement CheckpointContainer.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "500",
-        },
-        |s| Box::pin(status_is_500(s, "Unimplemented", UNKNOWN_METHOD_MESSAGE)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: UNIMPLEMENTED_MESSAGE_CASE,
-            requirement: "The kubelet must include the runtime's message in the response when the runtime does not \
-                implement CheckpointContainer.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: UNKNOWN_METHOD_MESSAGE,
-        },
-        |s| {
+    case("kubelet/runtime-error/status-code", Level::Documented)
+        .requirement("The kubelet must return 500 for an error of the runtime.")
+        .authority(authority::API_RESPONSE)
+        .expected("500")
+        .requires(&[Capability::FakeCriControl])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .run(|s| Box::pin(status_is_500(s, "Internal", INJECTED_MESSAGE))),
+    case("kubelet/runtime-error/message", Level::Documented)
+        .requirement("The kubelet must include the runtime's message in the response to an error of the runtime.")
+        .authority(authority::API_RESPONSE)
+        .expected(INJECTED_MESSAGE)
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/runtime-error/status-code"])
+        .run(|s| Box::pin(contains_message(s, "Internal", INJECTED_MESSAGE, RUNTIME_ERROR_CASE))),
+    case("kubelet/runtime-error/body", Level::Reference)
+        .requirement("The body of the 500 must name the container and wrap the runtime's code and message.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("checkpointing of <namespace>/<pod>/<container> failed (rpc error: code = <code> desc = <message>)")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/runtime-error/message"])
+        .run(|s| Box::pin(body_wraps_error(s))),
+    case("kubelet/runtime-error/unimplemented", Level::Documented)
+        .requirement("The kubelet must return 500 when the runtime does not implement CheckpointContainer.")
+        .authority(authority::API_RESPONSE)
+        .expected("500")
+        .requires(&[Capability::FakeCriControl])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .run(|s| Box::pin(status_is_500(s, "Unimplemented", UNKNOWN_METHOD_MESSAGE))),
+    case("kubelet/runtime-error/unimplemented-message", Level::Documented)
+        .requirement(
+            "The kubelet must include the runtime's message in the response when the runtime does not \
+            implement CheckpointContainer.",
+        )
+        .authority(authority::API_RESPONSE)
+        .expected(UNKNOWN_METHOD_MESSAGE)
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/runtime-error/unimplemented"])
+        .run(|s| {
             Box::pin(contains_message(
                 s,
                 "Unimplemented",
                 UNKNOWN_METHOD_MESSAGE,
                 UNIMPLEMENTED_CASE,
             ))
-        },
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/known-runtime-messages",
-            requirement: "The kubelet must pass the messages of real runtimes that cannot checkpoint to the client.",
-            authority: authority::API_RESPONSE,
-            motivation: "the e2e test of Kubernetes (test/e2e_node/checkpoint_container.go) skips on these messages",
-            level: Level::Documented,
-            expected: "500 with each of 4 messages",
-        },
-        |s| Box::pin(upstream_messages(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/every-grpc-code",
-            requirement: "The kubelet must return 500 for an error of the runtime with any gRPC code.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 for 15 codes",
-        },
-        |s| Box::pin(every_code(s)),
-    ),
+        }),
+    case("kubelet/runtime-error/known-runtime-messages", Level::Documented)
+        .requirement("The kubelet must pass the messages of real runtimes that cannot checkpoint to the client.")
+        .authority(authority::API_RESPONSE)
+        .motivation("the e2e test of Kubernetes (test/e2e_node/checkpoint_container.go) skips on these messages")
+        .expected("500 with each of 4 messages")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/runtime-error/unimplemented-message"])
+        .may_depend_on(&["kubelet/runtime-error/status-code"])
+        .run(|s| Box::pin(upstream_messages(s))),
+    case("kubelet/runtime-error/every-grpc-code", Level::Reference)
+        .requirement("The kubelet must return 500 for an error of the runtime with any gRPC code.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("500 for 15 codes")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[
+            "kubelet/runtime-error/status-code",
+            "kubelet/runtime-error/unimplemented",
+        ])
+        .run(|s| Box::pin(every_code(s))),
 ];
 
 /// Every gRPC error code except Cancelled, which the runtime returns to a caller that has cancelled.

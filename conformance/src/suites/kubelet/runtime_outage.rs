@@ -4,81 +4,76 @@ use std::time::{Duration, Instant};
 
 use super::{
     fault_rule,
-    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT},
+    session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
 };
 use crate::{
-    engine::{Authority, Case, CaseInfo, CaseResult, Level, NonPass, check, fail},
+    engine::{Authority, Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail},
     suites::authority,
     targets::{KubeletConfig, SHORT_REQUEST_TIMEOUT},
 };
 
 const SECOND_CHECKPOINT_CASE: &str = "kubelet/checkpoint/repeatable";
 
-pub(super) const CASES: &[Case<KubeletSession>] = &[Case::new(
-    CaseInfo {
-        id: "kubelet/runtime-error/connection-lost",
-        requirement: "The kubelet must return 500 without a second call when the runtime closes the connection.",
-        authority: authority::CRI_CLIENT,
-        motivation: "",
-        level: Level::Reference,
-        expected: "500 with code = Unavailable, calls: 1",
-    },
-    |s| Box::pin(connection_lost(s)),
-)];
-
-/// Cases that restart the runtime.
-pub(super) const RUNTIME_RESTART_CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/runtime-unreachable",
-            requirement: "The kubelet must return 500 when the runtime is unreachable.",
-            authority: authority::CRI_CLIENT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 with code = Unavailable",
-        },
-        |s| Box::pin(runtime_unreachable(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/recovery/after-runtime-restart",
-            requirement: "The kubelet must serve checkpoints after a kill and restart of the runtime, without a \
-                restart of its own.",
-            authority: Authority::PROJECT,
-            motivation: "containerd and CRI-O: containers survive a restart of the runtime",
-            level: Level::Robust,
-            expected: "200 within 12 s",
-        },
-        |s| Box::pin(runtime_restarted(s)),
-    ),
-];
-
-/// Cases that restart the kubelet with a short deadline.
-pub(super) const SHORT_DEADLINE_CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "kubelet/runtime-error/deadline-exceeded",
-            requirement: "The kubelet must return 500 and cancel the call when the runtime does not respond before \
-                the deadline.",
-            authority: authority::CRI_CLIENT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 with code = DeadlineExceeded about when the deadline expires, and a cancelled call",
-        },
-        |s| Box::pin(deadline(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/recovery/after-late-response",
-            requirement: "A late response of the runtime must not affect the next checkpoint.",
-            authority: Authority::PROJECT,
-            motivation: "containerd 2.4-beta: the next checkpoint failed after a checkpoint that exceeded its \
-                deadline",
-            level: Level::Robust,
-            expected: "500, then 200",
-        },
-        |s| Box::pin(late_response(s)),
-    ),
+pub(super) const CASES: &[Case<KubeletSession>] = &[
+    case("kubelet/runtime-error/connection-lost", Level::Reference)
+        .requirement("The kubelet must return 500 without a second call when the runtime closes the connection.")
+        .authority(authority::CRI_CLIENT)
+        .expected("500 with code = Unavailable, calls: 1")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .run(|s| Box::pin(connection_lost(s))),
+    case("kubelet/runtime-error/runtime-unreachable", Level::Reference)
+        .requirement("The kubelet must return 500 when the runtime is unreachable.")
+        .authority(authority::CRI_CLIENT)
+        .expected("500 with code = Unavailable")
+        .requires(&[Capability::RestartRuntime])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .stage(Stage::Late)
+        .run(|s| Box::pin(runtime_unreachable(s))),
+    case("kubelet/recovery/after-runtime-restart", Level::Robust)
+        .requirement(
+            "The kubelet must serve checkpoints after a kill and restart of the runtime, without a restart of \
+            its own.",
+        )
+        .authority(Authority::PROJECT)
+        .motivation("containerd and CRI-O: containers survive a restart of the runtime")
+        .expected("200 within 12 s")
+        .requires(&[Capability::RestartRuntime])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .stage(Stage::Late)
+        .run(|s| Box::pin(runtime_restarted(s))),
+    case("kubelet/runtime-error/deadline-exceeded", Level::Reference)
+        .requirement(
+            "The kubelet must return 500 and cancel the call when the runtime does not respond before the \
+            deadline.",
+        )
+        .authority(authority::CRI_CLIENT)
+        .expected("500 with code = DeadlineExceeded about when the deadline expires, and a cancelled call")
+        .requires(&[Capability::FakeCriControl, Capability::RestartKubelet])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(deadline(s))),
+    case("kubelet/recovery/after-late-response", Level::Robust)
+        .requirement("A late response of the runtime must not affect the next checkpoint.")
+        .authority(Authority::PROJECT)
+        .motivation("containerd 2.4-beta: the next checkpoint failed after a checkpoint that exceeded its deadline")
+        .expected("500, then 200")
+        .requires(&[Capability::FakeCriControl, Capability::RestartKubelet])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[
+            WHEN_DONE_CASE,
+            "kubelet/checkpoint/repeatable",
+            "kubelet/runtime-error/deadline-exceeded",
+        ])
+        .max_archives(3)
+        .stage(Stage::Restarting)
+        .run(|s| Box::pin(late_response(s))),
 ];
 
 /// Whether the body wraps this gRPC code of the runtime's error.
@@ -108,9 +103,7 @@ async fn kill_runtime(s: &KubeletSession) -> Result<(), NonPass> {
     if s.kubelet.kill_runtime().await {
         return Ok(());
     }
-    Err(NonPass::Skip(
-        "requires a runtime that the harness starts: fake-cri".to_owned(),
-    ))
+    Err(NonPass::Missing(Capability::RestartRuntime))
 }
 
 async fn runtime_unreachable(s: &KubeletSession) -> CaseResult {
@@ -150,13 +143,7 @@ async fn runtime_restarted(s: &KubeletSession) -> CaseResult {
 async fn with_short_deadline(s: &KubeletSession, phase: &str, effect: &str) -> Result<(), NonPass> {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
-    match s.kubelet.configure(KubeletConfig::ShortRequestTimeout).await {
-        Some(configured) => configured?,
-        None => {
-            let reason = "requires a kubelet that the harness can restart with a short deadline";
-            return Err(NonPass::Skip(reason.to_owned()));
-        }
-    }
+    s.require_configuration(KubeletConfig::ShortRequestTimeout).await?;
     let text = fault_rule(s.container_under_test(), phase, effect).replacen(')', ",times=1)", 1);
     control.add_rules(&[&text]).await?;
     Ok(())

@@ -22,7 +22,7 @@ use reqwest::Method;
 
 use crate::{
     archive::{self, Expectations, InspectedArchive, Limits},
-    engine::{ConfigReset, NonPass, Reset},
+    engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
     evidence::Memo,
     suites::archive::record_archive,
     targets::{
@@ -90,8 +90,8 @@ pub(super) enum ContainerAfter {
 /// Why there is no archive to inspect.
 #[derive(Clone, Debug)]
 pub(super) enum NoArchive {
-    /// The harness cannot read the location.
-    NotAccessible(String),
+    /// The harness cannot read the location: [`Capability::ReadArchives`] is missing.
+    NotAccessible,
     /// The archive is not at its location.
     NotFound(String),
 }
@@ -137,13 +137,32 @@ impl KubeletSession {
         &self.kubelet.container_under_test
     }
 
-    /// The control API of fake-cri, or the reason for a skip.
+    /// The control API of fake-cri, which the calling case must require.
     pub(super) fn require_fake_cri_control(&self) -> Result<&FakeCriControl, NonPass> {
-        let reason = "requires the runtime's faults and journal: a fake-cri with --fake-cri-control";
         self.kubelet
             .fake_cri
             .as_ref()
-            .ok_or_else(|| NonPass::Skip(reason.to_owned()))
+            .ok_or(NonPass::Missing(Capability::FakeCriControl))
+    }
+
+    /// The other container of the Pod that this capability is about; the calling case must require the capability.
+    pub(super) fn require_sibling(&self, capability: Capability) -> Result<&ContainerRef, NonPass> {
+        self.kubelet.sibling(capability).ok_or(NonPass::Missing(capability))
+    }
+
+    /// The kubelet's directory `checkpoints` as a local path; the calling case must require
+    /// [`Capability::ReadArchives`].
+    pub(super) fn require_checkpoints_dir(&self) -> Result<&Path, NonPass> {
+        let dir = self.kubelet.checkpoints_dir.as_deref();
+        dir.ok_or(NonPass::Missing(Capability::ReadArchives))
+    }
+
+    /// Configures the kubelet with one change; the calling case must require [`Capability::RestartKubelet`]. The runner
+    /// reverts the change for cases that need the default configuration.
+    pub(super) async fn require_configuration(&self, config: KubeletConfig) -> Result<(), NonPass> {
+        self.require_usable()?;
+        let configured = self.kubelet.configure(config).await;
+        Ok(configured.ok_or(NonPass::Missing(Capability::RestartKubelet))??)
     }
 
     pub(super) async fn first_attempt(&self) -> Result<&KubeletAttempt, NonPass> {
@@ -209,7 +228,7 @@ impl KubeletSession {
     pub(super) async fn require_archive_file(&self) -> Result<&FileSnapshot, NonPass> {
         match &self.first_checkpoint_ok().await?.file {
             Ok(evidence) => Ok(evidence),
-            Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+            Err(NoArchive::NotAccessible) => Err(NonPass::Missing(Capability::ReadArchives)),
             Err(NoArchive::NotFound(_)) => Err(NonPass::Blocked(ARCHIVE_CASE)),
         }
     }
@@ -268,11 +287,6 @@ impl KubeletSession {
 
     /// Sends a POST whose path goes over the wire exactly as given.
     pub(super) async fn post_raw_path(&self, path: &str) -> Result<HttpResponse, NonPass> {
-        if self.kubelet.through_node_proxy {
-            return Err(NonPass::Skip(
-                "requires a direct connection to the kubelet: the API server rewrites paths".to_owned(),
-            ));
-        }
         self.require_endpoint().await?;
         let client = self.kubelet.client().await;
         let response = client
@@ -365,9 +379,7 @@ impl KubeletSession {
             ));
         };
         let Some(path) = self.local_path(location) else {
-            return Err(NoArchive::NotAccessible(
-                "requires the kubelet's archives: --checkpoints-dir names the directory that holds them".to_owned(),
-            ));
+            return Err(NoArchive::NotAccessible);
         };
         let started = Instant::now();
         loop {
@@ -395,7 +407,11 @@ impl KubeletSession {
     }
 }
 
-impl Reset for KubeletSession {
+impl Target for KubeletSession {
+    fn capabilities(&self) -> BoxFuture<'_, Capabilities> {
+        Box::pin(self.kubelet.capabilities())
+    }
+
     fn reset(&self, configuration: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.kubelet.reset().await.map_err(|error| error.to_string())?;

@@ -5,98 +5,80 @@ use std::time::Duration;
 use super::{
     feature_gate::NO_ROUTE_BODY,
     session::{
-        ARCHIVE_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE,
+        KEEPS_RUNNING_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE,
         WHEN_DONE_CASE, first_item, inspect, is_complete_tar,
     },
 };
-use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
 use crate::{suites::authority, targets::policy};
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: OK_CASE,
-            requirement: "The kubelet must return 200 for a checkpoint of a running container.",
-            authority: authority::API_RESPONSE,
-            motivation: "",
-            level: Level::Documented,
-            expected: "200",
-        },
-        |s| Box::pin(ok(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: ARCHIVE_CASE,
-            requirement: "The archive must exist at the location that the kubelet requested from the runtime when \
-                the response is 200.",
-            authority: authority::API_OPERATIONS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "a regular file at the location",
-        },
-        |s| Box::pin(archive_exists(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/response/body",
-            requirement: "The body of a 200 must be a JSON object whose `items` lists the location of the archive, \
-                without a newline at the end.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: r#"{"items":["<location>"]}"#,
-        },
-        |s| Box::pin(response_body(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/response/location-as-requested",
-            requirement: "The location in the response body must be the location that the kubelet sent to the \
-                runtime.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the location in the CRI request",
-        },
-        |s| Box::pin(body_location(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/response/content-type",
-            requirement: "The content type of a 200 must be application/json.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "application/json",
-        },
-        |s| Box::pin(content_type(s)),
-    ),
-];
-
-/// Cases that make further checkpoints. They run after the cases about the first checkpoint.
-pub(super) const EXCLUSIVE_CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: WHEN_DONE_CASE,
-            requirement: "The kubelet must not respond before the runtime has finished the checkpoint.",
-            authority: authority::API_PARAMETERS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "200 after the runtime has finished",
-        },
-        |s| Box::pin(waits_for_runtime(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/checkpoint/named-container-only",
-            requirement: "The kubelet must checkpoint the container that the path names, and no other container.",
-            authority: authority::API_OPERATIONS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "a call for the named container, or its canary in the archive",
-        },
-        |s| Box::pin(named_container(s)),
-    ),
+    case("kubelet/checkpoint/succeeds", Level::Documented)
+        .requirement("The kubelet must return 200 for a checkpoint of a running container.")
+        .authority(authority::API_RESPONSE)
+        .expected("200")
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(ok(s))),
+    case("kubelet/archive/at-location", Level::Documented)
+        .requirement(
+            "The archive must exist at the location that the kubelet requested from the runtime when the \
+            response is 200.",
+        )
+        .authority(authority::API_OPERATIONS)
+        .expected("a regular file at the location")
+        .requires(&[Capability::ReadArchives])
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(archive_exists(s))),
+    case("kubelet/response/body", Level::Reference)
+        .requirement(
+            "The body of a 200 must be a JSON object whose `items` lists the location of the archive, without \
+            a newline at the end.",
+        )
+        .authority(authority::KUBELET_SERVER)
+        .expected(r#"{"items":["<location>"]}"#)
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(response_body(s))),
+    case("kubelet/response/location-as-requested", Level::Reference)
+        .requirement("The location in the response body must be the location that the kubelet sent to the runtime.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("the location in the CRI request")
+        .depends_on(&[OK_CASE])
+        .may_depend_on(&["kubelet/response/body"])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(body_location(s))),
+    case("kubelet/response/content-type", Level::Reference)
+        .requirement("The content type of a 200 must be application/json.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("application/json")
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .shared()
+        .run(|s| Box::pin(content_type(s))),
+    case("kubelet/checkpoint/waits-for-runtime", Level::Documented)
+        .requirement("The kubelet must not respond before the runtime has finished the checkpoint.")
+        .authority(authority::API_PARAMETERS)
+        .expected("200 after the runtime has finished")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .max_archives(1)
+        .stage(Stage::Early)
+        .run(|s| Box::pin(waits_for_runtime(s))),
+    case("kubelet/checkpoint/named-container-only", Level::Documented)
+        .requirement("The kubelet must checkpoint the container that the path names, and no other container.")
+        .authority(authority::API_OPERATIONS)
+        .expected("a call for the named container, or its canary in the archive")
+        .requires(&[Capability::SiblingContainer])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, TAR_CASE])
+        .max_archives(1)
+        .stage(Stage::Early)
+        .run(|s| Box::pin(named_container(s))),
 ];
 
 async fn ok(s: &KubeletSession) -> CaseResult {
@@ -116,7 +98,7 @@ async fn archive_exists(s: &KubeletSession) -> CaseResult {
     match &s.first_checkpoint_ok().await?.file {
         Ok(file) => pass(format!("{} bytes at {}", file.length, file.path.display())),
         Err(NoArchive::NotFound(reason)) => fail(reason.clone()),
-        Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+        Err(NoArchive::NotAccessible) => Err(NonPass::Missing(Capability::ReadArchives)),
     }
 }
 
@@ -147,11 +129,7 @@ async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
 }
 
 async fn named_container(s: &KubeletSession) -> CaseResult {
-    let Some(other) = &s.kubelet.siblings.running else {
-        return Err(NonPass::Skip(
-            "requires a second running container in the Pod".to_owned(),
-        ));
-    };
+    let other = s.require_sibling(Capability::SiblingContainer)?;
     let first = s.require_checkpointable().await?;
     let second = s.checkpoint(other).await?;
     if second.response.status != 200 {
@@ -211,7 +189,8 @@ async fn body_location(s: &KubeletSession) -> CaseResult {
         None => match &first.file {
             Ok(file) => pass(format!("{item}, found as {}", file.path.display())),
             Err(NoArchive::NotFound(reason)) => fail(reason.clone()),
-            Err(NoArchive::NotAccessible(reason)) => Err(NonPass::Skip(reason.clone())),
+            // With a journal, this case does not need the archive, so it does not require the capability.
+            Err(NoArchive::NotAccessible) => Err(NonPass::Skip(Capability::ReadArchives.reason().to_owned())),
         },
     }
 }

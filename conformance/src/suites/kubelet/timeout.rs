@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, describe_calls};
+use super::session::{
+    KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, OK_CASE, WHEN_DONE_CASE, describe_calls,
+};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail},
     suites::authority,
     targets::JournaledCheckpoint,
 };
@@ -13,118 +15,94 @@ const ABSENT_CASE: &str = "kubelet/timeout/absent-uses-default";
 const LARGE_CASE: &str = "kubelet/timeout/above-default-applied";
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: ABSENT_CASE,
-            requirement: "The kubelet must send the runtime the default CRI timeout when the request has no timeout.",
-            authority: authority::API_PARAMETERS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "the configured default as the deadline of the call",
-        },
-        |s| Box::pin(is_default(s, "")),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/zero-uses-default",
-            requirement: "The kubelet must send the runtime the default CRI timeout when the timeout is 0.",
-            authority: authority::API_PARAMETERS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "the configured default as the deadline of the call",
-        },
-        |s| Box::pin(is_default(s, "timeout=0")),
-    ),
-    Case::new(
-        CaseInfo {
-            id: LARGE_CASE,
-            requirement: "The kubelet must use a timeout above the default as the deadline of the call, in seconds.",
-            authority: authority::API_PARAMETERS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "a deadline of the requested number of seconds",
-        },
-        |s| Box::pin(above_default(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/cri-request-field",
-            requirement: "The timeout field of the CRI request must agree with the deadline of the call.",
-            authority: authority::CRI_CLIENT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the default without a timeout, the larger value with one",
-        },
-        |s| Box::pin(timeout_field(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/raised-to-default",
-            requirement: "The kubelet must replace a timeout below the default with the default.",
-            authority: authority::CRI_CLIENT,
-            motivation: "the API page (Parameters) states no minimum: a kubelet that applies shorter timeouts fails \
-                this case only",
-            level: Level::Reference,
-            expected: "a deadline of the default",
-        },
-        |s| Box::pin(below_default(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/last-value-wins",
-            requirement: "The kubelet must use the last value when the request has several timeouts.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "a deadline of the last value",
-        },
-        |s| Box::pin(last_value(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/negative-rejected",
-            requirement: "The kubelet must return 500 without a call to the runtime for a negative timeout.",
-            authority: authority::CRI_CLIENT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 with `CheckpointContainer requires the timeout value to be > 0`",
-        },
-        |s| Box::pin(negative(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/malformed-rejected",
-            requirement: "The kubelet must return 404 for a timeout that is not a base-10 64-bit integer.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "404 cannot parse value of timeout parameter",
-        },
-        |s| Box::pin(malformed(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/plus-sign-accepted",
-            requirement: "The kubelet must accept a timeout with a plus sign.",
-            authority: authority::KUBELET_SERVER,
-            motivation: "",
-            level: Level::Reference,
-            expected: "a deadline of the requested number of seconds",
-        },
-        |s| Box::pin(plus_sign(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "kubelet/timeout/overflow-expires-at-once",
-            requirement: "A timeout that overflows in nanoseconds must expire at once, without a call to the \
-                runtime.",
-            authority: authority::CRI_CLIENT,
-            motivation: "",
-            level: Level::Reference,
-            expected: "500 with code = DeadlineExceeded",
-        },
-        |s| Box::pin(overflow(s)),
-    ),
+    case("kubelet/timeout/absent-uses-default", Level::Documented)
+        .requirement("The kubelet must send the runtime the default CRI timeout when the request has no timeout.")
+        .authority(authority::API_PARAMETERS)
+        .expected("the configured default as the deadline of the call")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(absent(s))),
+    case("kubelet/timeout/zero-uses-default", Level::Documented)
+        .requirement("The kubelet must send the runtime the default CRI timeout when the timeout is 0.")
+        .authority(authority::API_PARAMETERS)
+        .expected("the configured default as the deadline of the call")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/timeout/absent-uses-default"])
+        .max_archives(2)
+        .run(|s| Box::pin(zero(s))),
+    case("kubelet/timeout/above-default-applied", Level::Documented)
+        .requirement("The kubelet must use a timeout above the default as the deadline of the call, in seconds.")
+        .authority(authority::API_PARAMETERS)
+        .expected("a deadline of the requested number of seconds")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(above_default(s))),
+    case("kubelet/timeout/cri-request-field", Level::Reference)
+        .requirement("The timeout field of the CRI request must agree with the deadline of the call.")
+        .authority(authority::CRI_CLIENT)
+        .expected("the default without a timeout, the larger value with one")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/timeout/above-default-applied"])
+        .max_archives(2)
+        .run(|s| Box::pin(timeout_field(s))),
+    case("kubelet/timeout/raised-to-default", Level::Reference)
+        .requirement("The kubelet must replace a timeout below the default with the default.")
+        .authority(authority::CRI_CLIENT)
+        .motivation(
+            "the API page (Parameters) states no minimum: a kubelet that applies shorter timeouts fails this \
+            case only",
+        )
+        .expected("a deadline of the default")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/timeout/absent-uses-default"])
+        .max_archives(2)
+        .run(|s| Box::pin(below_default(s))),
+    case("kubelet/timeout/last-value-wins", Level::Reference)
+        .requirement("The kubelet must use the last value when the request has several timeouts.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("a deadline of the last value")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/timeout/above-default-applied"])
+        .max_archives(2)
+        .run(|s| Box::pin(last_value(s))),
+    case("kubelet/timeout/negative-rejected", Level::Reference)
+        .requirement("The kubelet must return 500 without a call to the runtime for a negative timeout.")
+        .authority(authority::CRI_CLIENT)
+        .expected("500 with `CheckpointContainer requires the timeout value to be > 0`")
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(negative(s))),
+    case("kubelet/timeout/malformed-rejected", Level::Reference)
+        .requirement("The kubelet must return 404 for a timeout that is not a base-10 64-bit integer.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("404 cannot parse value of timeout parameter")
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(malformed(s))),
+    case("kubelet/timeout/plus-sign-accepted", Level::Reference)
+        .requirement("The kubelet must accept a timeout with a plus sign.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("a deadline of the requested number of seconds")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[
+            WHEN_DONE_CASE,
+            "kubelet/timeout/above-default-applied",
+            "kubelet/timeout/absent-uses-default",
+        ])
+        .max_archives(2)
+        .run(|s| Box::pin(plus_sign(s))),
+    case("kubelet/timeout/overflow-expires-at-once", Level::Reference)
+        .requirement("A timeout that overflows in nanoseconds must expire at once, without a call to the runtime.")
+        .authority(authority::CRI_CLIENT)
+        .expected("500 with code = DeadlineExceeded")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .run(|s| Box::pin(overflow(s))),
 ];
 
 /// Above every known default, and not a round number that could be a default.
@@ -171,12 +149,26 @@ async fn default_timeout(s: &KubeletSession) -> Result<u64, NonPass> {
     Ok(deadline.as_secs_f64().ceil() as u64)
 }
 
-async fn is_default(s: &KubeletSession, query: &str) -> CaseResult {
+async fn absent(s: &KubeletSession) -> CaseResult {
+    let call = checkpoint_call(s, "").await?;
+    // If the default is unknown, any whole number of seconds above zero can be the default.
+    let measured = call.deadline.map(|deadline| deadline.as_secs_f64().ceil() as u64);
+    let default = s.kubelet.default_timeout.map(|timeout| timeout.as_secs());
+    match default.or(measured) {
+        Some(default) => is_deadline_default(&call, default),
+        None => fail(describe_call(&call)),
+    }
+}
+
+async fn zero(s: &KubeletSession) -> CaseResult {
     let default = default_timeout(s).await?;
-    let call = checkpoint_call(s, query).await?;
+    is_deadline_default(&checkpoint_call(s, "timeout=0").await?, default)
+}
+
+fn is_deadline_default(call: &JournaledCheckpoint, default: u64) -> CaseResult {
     check(
-        deadline_is(&call, default) && default > 0,
-        format!("{}; the default is {default} s", describe_call(&call)),
+        deadline_is(call, default) && default > 0,
+        format!("{}; the default is {default} s", describe_call(call)),
     )
 }
 

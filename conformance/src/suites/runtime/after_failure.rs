@@ -10,9 +10,9 @@ use cri_proto::runtime::v1::ContainerState;
 
 use super::{
     failed_checkpoint::{FailedCheckpoint, FailureMode, Leftover, MIN_TIMEOUT},
-    session::RuntimeSession,
+    session::{OK_CASE, RuntimeSession},
 };
-use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass};
 use crate::suites::authority;
 
 const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
@@ -20,170 +20,172 @@ const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
 /// A checkpoint of a large container takes time, and each case may make several of them.
 const CASE_TIMEOUT: Duration = Duration::from_secs(180);
 
-macro_rules! container_unharmed_cases {
-    ($mode:expr, $after:literal, $ids:expr) => {
+/// What the cases of a failure mode depend on.
+const FIRST_CHECKPOINT: &[&str] = &[OK_CASE];
+/// [`FIRST_CHECKPOINT`], and a checkpoint that does fail.
+const MISSING_DIRECTORY: &[&str] = &[OK_CASE, "runtime/location/missing-directory-rejected"];
+/// With a runtime that ignores the timeout, nothing fails.
+const TIMEOUT_ENFORCED: &[&str] = &[TIMEOUT_ENFORCED_CASE];
+
+/// Declares the cases that the container is unharmed after a failed checkpoint.
+macro_rules! unharmed_cases {
+    (
+        $mode:expr, $after:literal, requires: $requires:expr, depends_on: $depends_on:expr, may: $may:expr,
+        $keeps_running:literal, $same_process:literal, $status_running:literal, $can_checkpoint_again:literal
+    ) => {
         [
-            Case::new(
-                CaseInfo {
-                    id: $ids[0],
-                    requirement: concat!("The container must keep running after ", $after, "."),
-                    authority: authority::KEP_FAILED,
-                    motivation: "containerd 2.4: the container stayed frozen after a deadline, while its status was \
-                        CONTAINER_RUNNING",
-                    level: Level::Documented,
-                    expected: "the container keeps running",
-                },
-                |s| Box::pin(keeps_running(s, $mode)),
-            )
-            .timeout(CASE_TIMEOUT),
-            Case::new(
-                CaseInfo {
-                    id: $ids[1],
-                    requirement: concat!("The container must still be the same process after ", $after, "."),
-                    authority: authority::KEP_FAILED,
-                    motivation: "",
-                    level: Level::Documented,
-                    expected: "same pid and start time",
-                },
-                |s| Box::pin(same_process(s, $mode)),
-            )
-            .timeout(CASE_TIMEOUT),
-            Case::new(
-                CaseInfo {
-                    id: $ids[2],
-                    requirement: concat!(
-                        "ContainerStatus must report that the container is running after ",
-                        $after,
-                        "."
-                    ),
-                    authority: authority::CRI_STATUS,
-                    motivation: "",
-                    level: Level::Documented,
-                    expected: "CONTAINER_RUNNING",
-                },
-                |s| Box::pin(status(s, $mode)),
-            )
-            .timeout(CASE_TIMEOUT),
-            Case::new(
-                CaseInfo {
-                    id: $ids[3],
-                    requirement: concat!("A checkpoint of the container must succeed after ", $after, "."),
-                    authority: authority::COMMON_RUNTIMES,
-                    motivation: "containerd 2.4-beta: the checkpoint after one that exceeded its deadline failed",
-                    level: Level::Reference,
-                    expected: "success of the next checkpoint",
-                },
-                |s| Box::pin(can_checkpoint_again(s, $mode)),
-            )
-            .timeout(CASE_TIMEOUT),
+            case($keeps_running, Level::Documented)
+                .requirement(concat!("The container must keep running after ", $after, "."))
+                .authority(authority::KEP_FAILED)
+                .motivation(
+                    "containerd 2.4: the container stayed frozen after a deadline, while its status was \
+                    CONTAINER_RUNNING",
+                )
+                .expected("the container keeps running")
+                .requires($requires)
+                .depends_on($depends_on)
+                .may_depend_on(&[$same_process])
+                .timeout(CASE_TIMEOUT)
+                .shared()
+                .run(|s| Box::pin(keeps_running(s, $mode))),
+            case($same_process, Level::Documented)
+                .requirement(concat!(
+                    "The container must still be the same process after ",
+                    $after,
+                    "."
+                ))
+                .authority(authority::KEP_FAILED)
+                .expected("same pid and start time")
+                .requires($requires)
+                .depends_on($depends_on)
+                .may_depend_on($may)
+                .timeout(CASE_TIMEOUT)
+                .shared()
+                .run(|s| Box::pin(same_process(s, $mode))),
+            case($status_running, Level::Documented)
+                .requirement(concat!(
+                    "ContainerStatus must report that the container is running after ",
+                    $after,
+                    "."
+                ))
+                .authority(authority::CRI_STATUS)
+                .expected("CONTAINER_RUNNING")
+                .requires($requires)
+                .depends_on(&[$same_process, $keeps_running])
+                .timeout(CASE_TIMEOUT)
+                .shared()
+                .run(|s| Box::pin(status(s, $mode))),
+            case($can_checkpoint_again, Level::Reference)
+                .requirement(concat!(
+                    "A checkpoint of the container must succeed after ",
+                    $after,
+                    "."
+                ))
+                .authority(authority::COMMON_RUNTIMES)
+                .motivation("containerd 2.4-beta: the checkpoint after one that exceeded its deadline failed")
+                .expected("success of the next checkpoint")
+                .requires($requires)
+                .depends_on(&[$same_process])
+                .timeout(CASE_TIMEOUT)
+                .shared()
+                .run(|s| Box::pin(can_checkpoint_again(s, $mode))),
         ]
     };
 }
 
 macro_rules! no_partial_case {
-    ($mode:expr, $after:literal, $id:literal) => {
-        Case::new(
-            CaseInfo {
-                id: $id,
-                requirement: concat!(
-                    "The runtime must not leave a partial archive at the location after ",
-                    $after,
-                    "."
-                ),
-                authority: authority::CWE_INCOMPLETE_CLEANUP,
-                motivation: "containerd 2.4 and CRI-O 1.37 write in place: a part of the archive remains",
-                level: Level::Robust,
-                expected: "no partial archive",
-            },
-            |s| Box::pin(no_partial(s, $mode)),
-        )
-        .timeout(CASE_TIMEOUT)
+    ($mode:expr, $after:literal, requires: $requires:expr, may: $may:expr, $id:literal) => {
+        case($id, Level::Robust)
+            .requirement(concat!(
+                "The runtime must not leave a partial archive at the location after ",
+                $after,
+                "."
+            ))
+            .authority(authority::CWE_INCOMPLETE_CLEANUP)
+            .motivation("containerd 2.4 and CRI-O 1.37 write in place: a part of the archive remains")
+            .expected("no partial archive")
+            .requires($requires)
+            .depends_on(FIRST_CHECKPOINT)
+            .may_depend_on($may)
+            .timeout(CASE_TIMEOUT)
+            .shared()
+            .run(|s| Box::pin(no_partial(s, $mode)))
     };
 }
 
 macro_rules! no_late_archive_case {
     ($mode:expr, $after:literal, $id:literal) => {
-        Case::new(
-            CaseInfo {
-                id: $id,
-                requirement: concat!("The runtime must not create an archive after ", $after, "."),
-                authority: authority::GRPC_CANCELLATION,
-                motivation: "containerd 2.4 and CRI-O 1.37: the dump continues, and the archive appears later",
-                level: Level::Robust,
-                expected: "no archive, even after the time that the checkpoint would have taken",
-            },
-            |s| Box::pin(no_late_archive(s, $mode)),
-        )
-        .timeout(CASE_TIMEOUT)
+        case($id, Level::Robust)
+            .requirement(concat!("The runtime must not create an archive after ", $after, "."))
+            .authority(authority::GRPC_CANCELLATION)
+            .motivation("containerd 2.4 and CRI-O 1.37: the dump continues, and the archive appears later")
+            .expected("no archive, even after the time that the checkpoint would have taken")
+            .depends_on(FIRST_CHECKPOINT)
+            .timeout(CASE_TIMEOUT)
+            .shared()
+            .run(|s| Box::pin(no_late_archive(s, $mode)))
     };
 }
 
-pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
-    FailureMode::Deadline,
-    "the deadline of the call expires",
-    [
-        "runtime/deadline/keeps-running",
-        "runtime/deadline/same-process",
-        "runtime/deadline/status-running",
-        "runtime/deadline/can-checkpoint-again",
-    ]
+pub(super) const DEADLINE_CASES: &[Case<RuntimeSession>] = &unharmed_cases!(
+    FailureMode::Deadline, "the deadline of the call expires",
+    requires: &[], depends_on: FIRST_CHECKPOINT, may: &[],
+    "runtime/deadline/keeps-running",
+    "runtime/deadline/same-process",
+    "runtime/deadline/status-running",
+    "runtime/deadline/can-checkpoint-again"
 );
-pub(super) const DEADLINE_FILE_CASES: &[Case<RuntimeSession>] = &[
+pub(super) const TIMEOUT_CASES: &[Case<RuntimeSession>] = &unharmed_cases!(
+    FailureMode::Timeout, "the timeout of the request expires",
+    requires: &[Capability::TestWorkload], depends_on: FIRST_CHECKPOINT, may: TIMEOUT_ENFORCED,
+    "runtime/timeout/keeps-running",
+    "runtime/timeout/same-process",
+    "runtime/timeout/status-running",
+    "runtime/timeout/can-checkpoint-again"
+);
+pub(super) const CANCELLATION_CASES: &[Case<RuntimeSession>] = &unharmed_cases!(
+    FailureMode::Cancel, "the client cancels the call",
+    requires: &[], depends_on: FIRST_CHECKPOINT, may: &[],
+    "runtime/cancellation/keeps-running",
+    "runtime/cancellation/same-process",
+    "runtime/cancellation/status-running",
+    "runtime/cancellation/can-checkpoint-again"
+);
+pub(super) const ERROR_CASES: &[Case<RuntimeSession>] = &unharmed_cases!(
+    FailureMode::Error, "an error",
+    requires: &[], depends_on: MISSING_DIRECTORY, may: &[],
+    "runtime/error/keeps-running",
+    "runtime/error/same-process",
+    "runtime/error/status-running",
+    "runtime/error/can-checkpoint-again"
+);
+pub(super) const FILE_CASES: &[Case<RuntimeSession>] = &[
     no_partial_case!(
-        FailureMode::Deadline,
-        "the deadline of the call expires",
-        "runtime/deadline/no-partial-archive"
+        FailureMode::Deadline, "the deadline of the call expires",
+        requires: &[], may: &[], "runtime/deadline/no-partial-archive"
     ),
     no_late_archive_case!(
         FailureMode::Deadline,
         "the deadline of the call expires",
         "runtime/deadline/no-late-archive"
     ),
-];
-pub(super) const TIMEOUT_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
-    FailureMode::Timeout,
-    "the timeout of the request expires",
-    [
-        "runtime/timeout/keeps-running",
-        "runtime/timeout/same-process",
-        "runtime/timeout/status-running",
-        "runtime/timeout/can-checkpoint-again",
-    ]
-);
-pub(super) const TIMEOUT_FILE_CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: TIMEOUT_ENFORCED_CASE,
-            requirement: "A checkpoint must fail when the timeout of the request, if above zero, expires.",
-            authority: authority::KEP_IMPLEMENTATION,
-            motivation: "containerd 2.4.2 and CRI-O 1.37.0 do not read the field",
-            level: Level::Documented,
-            expected: "an error within a second of the timeout of 1 s, for a call without a deadline",
-        },
-        |s| Box::pin(timeout_enforced(s)),
-    )
-    .timeout(CASE_TIMEOUT),
+    case("runtime/timeout/enforced", Level::Documented)
+        .requirement("A checkpoint must fail when the timeout of the request, if above zero, expires.")
+        .authority(authority::KEP_IMPLEMENTATION)
+        .motivation("containerd 2.4.2 and CRI-O 1.37.0 do not read the field")
+        .expected("an error within a second of the timeout of 1 s, for a call without a deadline")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(FIRST_CHECKPOINT)
+        .timeout(CASE_TIMEOUT)
+        .shared()
+        .run(|s| Box::pin(timeout_enforced(s))),
     no_partial_case!(
-        FailureMode::Timeout,
-        "the timeout of the request expires",
-        "runtime/timeout/no-partial-archive"
+        FailureMode::Timeout, "the timeout of the request expires",
+        requires: &[Capability::TestWorkload], may: TIMEOUT_ENFORCED, "runtime/timeout/no-partial-archive"
     ),
-];
-pub(super) const CANCEL_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
-    FailureMode::Cancel,
-    "the client cancels the call",
-    [
-        "runtime/cancellation/keeps-running",
-        "runtime/cancellation/same-process",
-        "runtime/cancellation/status-running",
-        "runtime/cancellation/can-checkpoint-again",
-    ]
-);
-pub(super) const CANCEL_FILE_CASES: &[Case<RuntimeSession>] = &[
     no_partial_case!(
-        FailureMode::Cancel,
-        "the client cancels the call",
-        "runtime/cancellation/no-partial-archive"
+        FailureMode::Cancel, "the client cancels the call",
+        requires: &[], may: &[], "runtime/cancellation/no-partial-archive"
     ),
     no_late_archive_case!(
         FailureMode::Cancel,
@@ -191,16 +193,6 @@ pub(super) const CANCEL_FILE_CASES: &[Case<RuntimeSession>] = &[
         "runtime/cancellation/no-late-archive"
     ),
 ];
-pub(super) const ERROR_CASES: &[Case<RuntimeSession>] = &container_unharmed_cases!(
-    FailureMode::Error,
-    "an error",
-    [
-        "runtime/error/keeps-running",
-        "runtime/error/same-process",
-        "runtime/error/status-running",
-        "runtime/error/can-checkpoint-again",
-    ]
-);
 
 async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
     let failed = s.failed_checkpoints(mode).await?;

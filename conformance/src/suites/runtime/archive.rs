@@ -7,94 +7,73 @@ use std::{
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 
-use super::session::{CONTAINER_ID_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE, find_in_archive, is_complete_tar};
+use super::session::{ARCHIVE_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE, find_in_archive, is_complete_tar};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, Outcome, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Outcome, case, check, fail, pass},
     suites,
     suites::authority,
 };
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: TAR_CASE,
-            requirement: "The archive must be an uncompressed tar file whose end marker is at the end of the file.",
-            authority: authority::KUBERNETES_E2E,
-            motivation: "",
-            level: Level::Reference,
-            expected: "a complete tar",
-        },
-        |s| Box::pin(tar_is_whole(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/archive/owner-only",
-            requirement: "A new archive must be accessible by its owner only, because it contains the container's \
-                memory.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Documented,
-            expected: "no permissions for group and others",
-        },
-        |s| Box::pin(mode(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: MEMBERS_CASE,
-            requirement: "The archive must have the members that the e2e test of Kubernetes requires.",
-            authority: authority::KUBERNETES_E2E,
-            motivation: "",
-            level: Level::Reference,
-            expected: "checkpoint/inventory.img, config.dump, spec.dump",
-        },
-        |s| Box::pin(members(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: CONTAINER_ID_CASE,
-            requirement: "The config.dump of an archive must contain the id of the checkpointed container.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "the container's full id",
-        },
-        |s| Box::pin(container_id(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/archive/container-log",
-            requirement: "The archive must contain the container's log, including every line from before the call.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the last heartbeat \
-                before the call",
-        },
-        |s| Box::pin(contains_log(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/archive/log-not-newer-than-memory",
-            requirement: "The runtime must copy files while the container is frozen, so that no file is newer than \
-                the memory.",
-            authority: authority::KEP_MOTIVATION,
-            motivation: "cri-o#6977: the container continued before its files were copied",
-            level: Level::Robust,
-            expected: "no heartbeat in the archived log above the heartbeat in memory",
-        },
-        |s| Box::pin(log_not_newer_than_memory(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/archive/passes-archive-suite",
-            requirement: "The archive must satisfy the documented and reference cases of the archive suite.",
-            authority: authority::KUBERNETES_E2E,
-            motivation: "",
-            level: Level::Reference,
-            expected: "no archive case of level documented or reference fails",
-        },
-        |s| Box::pin(archive_suite(s)),
-    ),
+    case("runtime/archive/tar", Level::Reference)
+        .requirement("The archive must be an uncompressed tar file whose end marker is at the end of the file.")
+        .authority(authority::KUBERNETES_E2E)
+        .expected("a complete tar")
+        .depends_on(&[ARCHIVE_CASE])
+        .shared()
+        .run(|s| Box::pin(tar_is_whole(s))),
+    case("runtime/archive/owner-only", Level::Documented)
+        .requirement("A new archive must be accessible by its owner only, because it contains the container's memory.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("no permissions for group and others")
+        .depends_on(&[ARCHIVE_CASE])
+        .shared()
+        .run(|s| Box::pin(mode(s))),
+    case("runtime/archive/required-members", Level::Reference)
+        .requirement("The archive must have the members that the e2e test of Kubernetes requires.")
+        .authority(authority::KUBERNETES_E2E)
+        .expected("checkpoint/inventory.img, config.dump, spec.dump")
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(members(s))),
+    case("runtime/archive/container-id", Level::Reference)
+        .requirement("The config.dump of an archive must contain the id of the checkpointed container.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("the container's full id")
+        .depends_on(&[TAR_CASE])
+        .may_depend_on(&[MEMBERS_CASE])
+        .shared()
+        .run(|s| Box::pin(container_id(s))),
+    case("runtime/archive/container-log", Level::Reference)
+        .requirement("The archive must contain the container's log, including every line from before the call.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected(
+            "container.log (containerd) or io.kubernetes.cri-o.LogPath (CRI-O) with the last heartbeat before \
+            the call",
+        )
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(contains_log(s))),
+    case("runtime/archive/log-not-newer-than-memory", Level::Robust)
+        .requirement(
+            "The runtime must copy files while the container is frozen, so that no file is newer than the \
+            memory.",
+        )
+        .authority(authority::KEP_MOTIVATION)
+        .motivation("cri-o#6977: the container continued before its files were copied")
+        .expected("no heartbeat in the archived log above the heartbeat in memory")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .may_depend_on(&["runtime/archive/container-log", "runtime/memory/heap"])
+        .shared()
+        .run(|s| Box::pin(log_not_newer_than_memory(s))),
+    case("runtime/archive/passes-archive-suite", Level::Reference)
+        .requirement("The archive must satisfy the documented and reference cases of the archive suite.")
+        .authority(authority::KUBERNETES_E2E)
+        .expected("no archive case of level documented or reference fails")
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(archive_suite(s))),
 ];
 
 async fn tar_is_whole(s: &RuntimeSession) -> CaseResult {

@@ -5,81 +5,60 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     archive::read_u64_at,
     session::{
-        ARCHIVE_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, WHEN_DONE_CASE, find_in_archive, inspect,
+        ARCHIVE_CASE, KEEPS_RUNNING_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, TAR_CASE,
+        find_in_archive, inspect,
     },
 };
-use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
+use crate::engine::{Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
 use crate::{suites::authority, targets::policy};
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: OK_CASE,
-            requirement: "A checkpoint of a running container must succeed.",
-            authority: authority::CRI_CALL,
-            motivation: "",
-            level: Level::Documented,
-            expected: "success",
-        },
-        |s| Box::pin(succeeds(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: ARCHIVE_CASE,
-            requirement: "The archive must exist at the requested location after the call has succeeded.",
-            authority: authority::CRI_REQUEST,
-            motivation: "",
-            level: Level::Documented,
-            expected: "a non-empty file",
-        },
-        |s| Box::pin(archive_exists(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: WHEN_DONE_CASE,
-            requirement: "The archive must be complete when the call returns.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "the kubelet passes the location on as soon as the call returns",
-            level: Level::Reference,
-            expected: "the complete archive when the call returns",
-        },
-        |s| Box::pin(archive_at_return(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: SECOND_CASE,
-            requirement: "A container must be checkpointable more than once.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "success, and an archive",
-        },
-        |s| Box::pin(second_succeeds(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/checkpoint/fresh-images",
-            requirement: "An archive must hold the memory at the time of its own checkpoint, not of an earlier \
-                checkpoint.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
-            level: Level::Reference,
-            expected: "in the second archive's pages, a heartbeat not below the last logged heartbeat before the \
-                call",
-        },
-        |s| Box::pin(fresh_images(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/checkpoint/fresh-timestamp",
-            requirement: "The checkpoint time in config.dump must lie within the call that made the archive.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive",
-            level: Level::Reference,
-            expected: "checkpointedTime within the call, for the first and the second archive",
-        },
-        |s| Box::pin(fresh_timestamp(s)),
-    ),
+    case("runtime/checkpoint/succeeds", Level::Documented)
+        .requirement("A checkpoint of a running container must succeed.")
+        .authority(authority::CRI_CALL)
+        .expected("success")
+        .stage(Stage::Early)
+        .run(|s| Box::pin(succeeds(s))),
+    case("runtime/checkpoint/archive-at-location", Level::Documented)
+        .requirement("The archive must exist at the requested location after the call has succeeded.")
+        .authority(authority::CRI_REQUEST)
+        .expected("a non-empty file")
+        .depends_on(&[OK_CASE])
+        .stage(Stage::Early)
+        .run(|s| Box::pin(archive_exists(s))),
+    case("runtime/checkpoint/complete-at-return", Level::Reference)
+        .requirement("The archive must be complete when the call returns.")
+        .authority(authority::COMMON_RUNTIMES)
+        .motivation("the kubelet passes the location on as soon as the call returns")
+        .expected("the complete archive when the call returns")
+        .depends_on(&[ARCHIVE_CASE])
+        .stage(Stage::Early)
+        .run(|s| Box::pin(archive_at_return(s))),
+    case("runtime/checkpoint/repeatable", Level::Reference)
+        .requirement("A container must be checkpointable more than once.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("success, and an archive")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .stage(Stage::Early)
+        .run(|s| Box::pin(second_succeeds(s))),
+    case("runtime/checkpoint/fresh-images", Level::Reference)
+        .requirement("An archive must hold the memory at the time of its own checkpoint, not of an earlier checkpoint.")
+        .authority(authority::COMMON_RUNTIMES)
+        .motivation("cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive")
+        .expected("in the second archive's pages, a heartbeat not below the last logged heartbeat before the call")
+        .depends_on(&[TAR_CASE, SECOND_CASE])
+        .may_depend_on(&["runtime/memory/heap"])
+        .stage(Stage::Early)
+        .run(|s| Box::pin(fresh_images(s))),
+    case("runtime/checkpoint/fresh-timestamp", Level::Reference)
+        .requirement("The checkpoint time in config.dump must lie within the call that made the archive.")
+        .authority(authority::COMMON_RUNTIMES)
+        .motivation("cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive")
+        .expected("checkpointedTime within the call, for the first and the second archive")
+        .depends_on(&[TAR_CASE, SECOND_CASE])
+        .may_depend_on(&[MEMBERS_CASE])
+        .stage(Stage::Early)
+        .run(|s| Box::pin(fresh_timestamp(s))),
 ];
 
 async fn succeeds(s: &RuntimeSession) -> CaseResult {

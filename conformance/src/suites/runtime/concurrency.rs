@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 
 use super::{
     liveness::ContainerBefore,
-    session::{RuntimeSession, inspect, is_complete_tar},
+    session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeSession, TAR_CASE, inspect, is_complete_tar},
 };
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass},
     suites::authority,
     targets::runtime::ContainerHandle,
 };
@@ -17,44 +17,38 @@ use crate::{
 const MANY_CASE: &str = "runtime/concurrency/several-containers";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "runtime/concurrency/same-container",
-            requirement: "Each of two concurrent checkpoints of one container must either fail or write a complete \
-                archive, and at least one must succeed.",
-            authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, make checkpoints concurrently",
-            level: Level::Robust,
-            expected: "a complete archive for each success, and the container keeps running",
-        },
-        |s| Box::pin(one_container(s)),
-    )
-    .timeout(Duration::from_secs(60)),
-    Case::new(
-        CaseInfo {
-            id: MANY_CASE,
-            requirement: "Concurrent checkpoints of several containers must succeed, each with the archive of its \
-                own container.",
-            authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, make checkpoints concurrently",
-            level: Level::Robust,
-            expected: "3 concurrent checkpoints, each archive with its own container's id",
-        },
-        |s| Box::pin(several_containers(s)),
-    )
-    .timeout(Duration::from_secs(60)),
-    Case::new(
-        CaseInfo {
-            id: "runtime/concurrency/containers-independent",
-            requirement: "A checkpoint of a small container must not wait for the checkpoint of a large container.",
-            authority: authority::CWE_RACE,
-            motivation: "several users, or a controller, make checkpoints concurrently",
-            level: Level::Robust,
-            expected: "the small container's response before the large container's response",
-        },
-        |s| Box::pin(small_before_large(s)),
-    )
-    .timeout(Duration::from_secs(60)),
+    case("runtime/concurrency/same-container", Level::Robust)
+        .requirement(
+            "Each of two concurrent checkpoints of one container must either fail or write a complete \
+            archive, and at least one must succeed.",
+        )
+        .authority(authority::CWE_RACE)
+        .motivation("several users, or a controller, make checkpoints concurrently")
+        .expected("a complete archive for each success, and the container keeps running")
+        .depends_on(&[TAR_CASE, KEEPS_RUNNING_CASE])
+        .timeout(Duration::from_secs(60))
+        .run(|s| Box::pin(one_container(s))),
+    case("runtime/concurrency/several-containers", Level::Robust)
+        .requirement(
+            "Concurrent checkpoints of several containers must succeed, each with the archive of its own \
+            container.",
+        )
+        .authority(authority::CWE_RACE)
+        .motivation("several users, or a controller, make checkpoints concurrently")
+        .expected("3 concurrent checkpoints, each archive with its own container's id")
+        .depends_on(&[KEEPS_RUNNING_CASE, CONTAINER_ID_CASE])
+        .timeout(Duration::from_secs(60))
+        .run(|s| Box::pin(several_containers(s))),
+    case("runtime/concurrency/containers-independent", Level::Robust)
+        .requirement("A checkpoint of a small container must not wait for the checkpoint of a large container.")
+        .authority(authority::CWE_RACE)
+        .motivation("several users, or a controller, make checkpoints concurrently")
+        .expected("the small container's response before the large container's response")
+        .requires(&[Capability::SlowCheckpoint])
+        .depends_on(&[KEEPS_RUNNING_CASE, CONTAINER_ID_CASE])
+        .may_depend_on(&["runtime/concurrency/several-containers"])
+        .timeout(Duration::from_secs(60))
+        .run(|s| Box::pin(small_before_large(s))),
 ];
 
 /// How long the slower checkpoint takes on fake-cri.
@@ -160,10 +154,7 @@ async fn small_before_large(s: &RuntimeSession) -> CaseResult {
     s.require_own_archive().await?;
     let large = match s.runtime.is_fake_cri() {
         true => s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION * 2),
-        false => {
-            s.require_test_workload()?;
-            s.small_container_options().memory(LARGE_CONTAINER_BYTES).separate_pod()
-        }
+        false => s.small_container_options().memory(LARGE_CONTAINER_BYTES).separate_pod(),
     };
     let large = s.new_container(large).await?;
     let small = s.disposable_container().await?;

@@ -1,8 +1,8 @@
 //! Requests for a container that does not run, and requests with a partial id.
 
-use super::session::{AMPLE_TIMEOUT_SECS, RuntimeSession};
+use super::session::{AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, OK_CASE, RuntimeSession};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail},
+    engine::{Case, CaseResult, Level, NonPass, case, check, fail},
     suites::authority,
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
@@ -10,73 +10,52 @@ use crate::{
 const UNKNOWN_CASE: &str = "runtime/container-id/unknown-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: UNKNOWN_CASE,
-            requirement: "CheckpointContainer must fail for a container that does not exist.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(unknown_container(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/container-id/unknown-is-not-found",
-            requirement: "CheckpointContainer must return NotFound for a container that does not exist, so that the \
-                caller does not retry.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "NotFound",
-        },
-        |s| Box::pin(unknown_container_code(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/container-state/exited-rejected",
-            requirement: "CheckpointContainer must fail for a container that has exited.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(exited_container(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/container-state/created-rejected",
-            requirement: "CheckpointContainer must fail for a container that was created and never started.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(created_container(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/container-id/prefix-accepted",
-            requirement: "An unambiguous prefix of an id must identify the container.",
-            authority: authority::RUNTIMES_SHORT_ID,
-            motivation: "containerd#12759: CheckpointContainer rejected an id prefix, which every other call accepts",
-            level: Level::Robust,
-            expected: "success",
-        },
-        |s| Box::pin(short_id(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/container-id/empty-rejected",
-            requirement: "CheckpointContainer must fail for an empty id.",
-            authority: authority::CWE_INPUT_VALIDATION,
-            motivation: "",
-            level: Level::Robust,
-            expected: "an error",
-        },
-        |s| Box::pin(empty_id(s)),
-    ),
+    case("runtime/container-id/unknown-rejected", Level::Reference)
+        .requirement("CheckpointContainer must fail for a container that does not exist.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .depends_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(unknown_container(s))),
+    case("runtime/container-id/unknown-is-not-found", Level::Reference)
+        .requirement(
+            "CheckpointContainer must return NotFound for a container that does not exist, so that the caller \
+            does not retry.",
+        )
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("NotFound")
+        .depends_on(&["runtime/container-id/unknown-rejected"])
+        .shared()
+        .run(|s| Box::pin(unknown_container_code(s))),
+    case("runtime/container-state/exited-rejected", Level::Reference)
+        .requirement("CheckpointContainer must fail for a container that has exited.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .depends_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(exited_container(s))),
+    case("runtime/container-state/created-rejected", Level::Reference)
+        .requirement("CheckpointContainer must fail for a container that was created and never started.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .depends_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(created_container(s))),
+    case("runtime/container-id/prefix-accepted", Level::Robust)
+        .requirement("An unambiguous prefix of an id must identify the container.")
+        .authority(authority::RUNTIMES_SHORT_ID)
+        .motivation("containerd#12759: CheckpointContainer rejected an id prefix, which every other call accepts")
+        .expected("success")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(short_id(s))),
+    case("runtime/container-id/empty-rejected", Level::Robust)
+        .requirement("CheckpointContainer must fail for an empty id.")
+        .authority(authority::CWE_INPUT_VALIDATION)
+        .expected("an error")
+        .depends_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(empty_id(s))),
 ];
 
 async fn checkpoint_id(s: &RuntimeSession, id: &str) -> Result<CheckpointOutcome, NonPass> {

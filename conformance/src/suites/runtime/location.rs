@@ -9,10 +9,13 @@ use std::{
     path::PathBuf,
 };
 
-use super::session::{AMPLE_TIMEOUT_SECS, RuntimeAttempt, RuntimeSession, inspect, is_complete_tar};
+use super::session::{
+    AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, RuntimeAttempt, RuntimeSession, TAR_CASE, WHEN_DONE_CASE,
+    inspect, is_complete_tar,
+};
 use crate::{
     archive::TrailingData,
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
     suites::authority,
     targets::runtime::{CheckpointCall, CheckpointOutcome},
 };
@@ -20,143 +23,102 @@ use crate::{
 const DIR_MISSING_CASE: &str = "runtime/location/missing-directory-rejected";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/existing-file-replaced",
-            requirement: "The archive must replace a longer file at the location completely.",
-            authority: authority::CWE_RESOURCE_REUSE,
-            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
-            level: Level::Robust,
-            expected: "an archive with no data after its end, or an error",
-        },
-        |s| Box::pin(replaces_longer_file(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/existing-file-owner-only",
-            requirement: "The archive must not be readable for everyone when the location holds a file that everyone \
-                may read.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
-            level: Level::Robust,
-            expected: "no permissions for group and others, or an error",
-        },
-        |s| Box::pin(existing_file_mode(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/symlink-not-followed",
-            requirement: "The runtime must not follow a symlink at the location.",
-            authority: authority::CWE_LINK_FOLLOWING,
-            motivation: "containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW",
-            level: Level::Robust,
-            expected: "an unchanged link target",
-        },
-        |s| Box::pin(symlink_not_followed(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/relative-rejected",
-            requirement: "CheckpointContainer must fail for a relative location, which only the runtime could \
-                resolve.",
-            authority: authority::KUBELET,
-            motivation: "containerd 2.4 and CRI-O 1.37 resolve a relative location against the daemon's working \
-                directory",
-            level: Level::Robust,
-            expected: "an error, and no archive",
-        },
-        |s| Box::pin(relative_location(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/empty-rejected",
-            requirement: "CheckpointContainer must fail for an empty location.",
-            authority: authority::CWE_INPUT_VALIDATION,
-            motivation: "CRI-O 1.37: success, and no archive",
-            level: Level::Robust,
-            expected: "an error",
-        },
-        |s| Box::pin(empty_location(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/directory-rejected",
-            requirement: "CheckpointContainer must fail for a location that is a directory and leave the directory \
-                empty.",
-            authority: authority::CWE_INPUT_VALIDATION,
-            motivation: "",
-            level: Level::Robust,
-            expected: "an error, and an empty directory",
-        },
-        |s| Box::pin(directory_location(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: DIR_MISSING_CASE,
-            requirement: "CheckpointContainer must fail for a location in a directory that does not exist.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(dir_missing(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/missing-directory-not-created",
-            requirement: "A call that fails because of a missing directory must not create the directory.",
-            authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "",
-            level: Level::Robust,
-            expected: "directory does not exist",
-        },
-        |s| Box::pin(dir_not_created(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/location/below-file-rejected",
-            requirement: "CheckpointContainer must fail for a location below a regular file, where no file can be \
-                created.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(dir_unwritable(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/disk-full/error-returned",
-            requirement: "CheckpointContainer must fail when the disk has no space for the archive.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "an error",
-        },
-        |s| Box::pin(disk_full(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/disk-full/no-partial-archive",
-            requirement: "The runtime must not leave a partial archive at the location when the disk is full.",
-            authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "CRI-O 1.37: a part of the archive remains and keeps the disk full",
-            level: Level::Robust,
-            expected: "no file at the location",
-        },
-        |s| Box::pin(disk_full_partial(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/disk-full/no-temporary-file",
-            requirement: "The runtime must not leave files beside the location when the disk is full.",
-            authority: authority::CWE_INCOMPLETE_CLEANUP,
-            motivation: "",
-            level: Level::Robust,
-            expected: "no other files in the directory of the location",
-        },
-        |s| Box::pin(disk_full_other_files(s)),
-    ),
+    case("runtime/location/existing-file-replaced", Level::Robust)
+        .requirement("The archive must replace a longer file at the location completely.")
+        .authority(authority::CWE_RESOURCE_REUSE)
+        .motivation("containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW")
+        .expected("an archive with no data after its end, or an error")
+        .depends_on(&[TAR_CASE, KEEPS_RUNNING_CASE, WHEN_DONE_CASE])
+        .shared()
+        .run(|s| Box::pin(replaces_longer_file(s))),
+    case("runtime/location/existing-file-owner-only", Level::Robust)
+        .requirement(
+            "The archive must not be readable for everyone when the location holds a file that everyone may \
+            read.",
+        )
+        .authority(authority::API_INTRODUCTION)
+        .motivation("containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW")
+        .expected("no permissions for group and others, or an error")
+        .depends_on(&[KEEPS_RUNNING_CASE, WHEN_DONE_CASE])
+        .shared()
+        .run(|s| Box::pin(existing_file_mode(s))),
+    case("runtime/location/symlink-not-followed", Level::Robust)
+        .requirement("The runtime must not follow a symlink at the location.")
+        .authority(authority::CWE_LINK_FOLLOWING)
+        .motivation("containerd 2.4 and CRI-O 1.37 open the location without O_TRUNC and O_NOFOLLOW")
+        .expected("an unchanged link target")
+        .depends_on(&[KEEPS_RUNNING_CASE, WHEN_DONE_CASE])
+        .shared()
+        .run(|s| Box::pin(symlink_not_followed(s))),
+    case("runtime/location/relative-rejected", Level::Robust)
+        .requirement("CheckpointContainer must fail for a relative location, which only the runtime could resolve.")
+        .authority(authority::KUBELET)
+        .motivation("containerd 2.4 and CRI-O 1.37 resolve a relative location against the daemon's working directory")
+        .expected("an error, and no archive")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(relative_location(s))),
+    case("runtime/location/empty-rejected", Level::Robust)
+        .requirement("CheckpointContainer must fail for an empty location.")
+        .authority(authority::CWE_INPUT_VALIDATION)
+        .motivation("CRI-O 1.37: success, and no archive")
+        .expected("an error")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(empty_location(s))),
+    case("runtime/location/directory-rejected", Level::Robust)
+        .requirement("CheckpointContainer must fail for a location that is a directory and leave the directory empty.")
+        .authority(authority::CWE_INPUT_VALIDATION)
+        .expected("an error, and an empty directory")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(directory_location(s))),
+    case("runtime/location/missing-directory-rejected", Level::Reference)
+        .requirement("CheckpointContainer must fail for a location in a directory that does not exist.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(dir_missing(s))),
+    case("runtime/location/missing-directory-not-created", Level::Robust)
+        .requirement("A call that fails because of a missing directory must not create the directory.")
+        .authority(authority::CWE_INCOMPLETE_CLEANUP)
+        .expected("directory does not exist")
+        .depends_on(&["runtime/location/missing-directory-rejected"])
+        .shared()
+        .run(|s| Box::pin(dir_not_created(s))),
+    case("runtime/location/below-file-rejected", Level::Reference)
+        .requirement("CheckpointContainer must fail for a location below a regular file, where no file can be created.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(dir_unwritable(s))),
+    case("runtime/disk-full/error-returned", Level::Reference)
+        .requirement("CheckpointContainer must fail when the disk has no space for the archive.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("an error")
+        .requires(&[Capability::Root])
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(disk_full(s))),
+    case("runtime/disk-full/no-partial-archive", Level::Robust)
+        .requirement("The runtime must not leave a partial archive at the location when the disk is full.")
+        .authority(authority::CWE_INCOMPLETE_CLEANUP)
+        .motivation("CRI-O 1.37: a part of the archive remains and keeps the disk full")
+        .expected("no file at the location")
+        .requires(&[Capability::Root])
+        .depends_on(&["runtime/disk-full/error-returned"])
+        .shared()
+        .run(|s| Box::pin(disk_full_partial(s))),
+    case("runtime/disk-full/no-temporary-file", Level::Robust)
+        .requirement("The runtime must not leave files beside the location when the disk is full.")
+        .authority(authority::CWE_INCOMPLETE_CLEANUP)
+        .expected("no other files in the directory of the location")
+        .requires(&[Capability::Root])
+        .depends_on(&["runtime/disk-full/error-returned"])
+        .shared()
+        .run(|s| Box::pin(disk_full_other_files(s))),
 ];
 
 const FOREIGN_CONTENT: &[u8] = b"not an archive\n";

@@ -3,9 +3,9 @@
 
 use fake_cri::workload::CanaryLocation;
 
-use super::session::{RuntimeSession, find_in_archive};
+use super::session::{RuntimeSession, TAR_CASE, find_in_archive};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass},
     suites::authority,
     targets::Workload,
 };
@@ -13,61 +13,44 @@ use crate::{
 pub(super) const HEAP_CASE: &str = "runtime/memory/heap";
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: HEAP_CASE,
-            requirement: "Data that a process generated on its heap must be present in the archive's memory pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "in the pages",
-        },
-        |s| Box::pin(heap(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/memory/environment",
-            requirement: "The environment of the process must be present in the archive's memory pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "in the pages",
-        },
-        |s| Box::pin(environment(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/memory/stack",
-            requirement: "The stack of the first thread must be present in the archive's memory pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "in the pages",
-        },
-        |s| Box::pin(memory_area(s, CanaryLocation::Stack)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/memory/thread-stack",
-            requirement: "The stack of a second thread must be present in the archive's memory pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "in the pages",
-        },
-        |s| Box::pin(memory_area(s, CanaryLocation::Thread)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/memory/shared-anonymous",
-            requirement: "Shared anonymous memory must be present in the archive's memory pages.",
-            authority: authority::API_INTRODUCTION,
-            motivation: "",
-            level: Level::Reference,
-            expected: "in the pages",
-        },
-        |s| Box::pin(memory_area(s, CanaryLocation::Shared)),
-    ),
+    case("runtime/memory/heap", Level::Reference)
+        .requirement("Data that a process generated on its heap must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("in the pages")
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(heap(s))),
+    case("runtime/memory/environment", Level::Reference)
+        .requirement("The environment of the process must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("in the pages")
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(environment(s))),
+    case("runtime/memory/stack", Level::Reference)
+        .requirement("The stack of the first thread must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("in the pages")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(memory_area(s, CanaryLocation::Stack))),
+    case("runtime/memory/thread-stack", Level::Reference)
+        .requirement("The stack of a second thread must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("in the pages")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(memory_area(s, CanaryLocation::Thread))),
+    case("runtime/memory/shared-anonymous", Level::Reference)
+        .requirement("Shared anonymous memory must be present in the archive's memory pages.")
+        .authority(authority::API_INTRODUCTION)
+        .expected("in the pages")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .shared()
+        .run(|s| Box::pin(memory_area(s, CanaryLocation::Shared))),
 ];
 
 async fn heap(s: &RuntimeSession) -> CaseResult {

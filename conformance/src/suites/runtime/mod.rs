@@ -23,34 +23,34 @@ mod session;
 mod state;
 mod timeout;
 
-use crate::engine::{Case, Stage};
+use std::sync::LazyLock;
+
+use crate::engine::{Case, with_indirect_dependencies};
 
 pub use session::RuntimeSession;
 
-/// Every case, in the order in which they run: cases that others depend on come first.
+/// Every case. Within a stage, a run without a seed has this order.
 pub fn cases() -> Vec<Case<RuntimeSession>> {
-    let early = checkpoint::CASES.iter().map(|case| case.stage(Stage::Early));
-    // Each of these cases checks a result that was collected once, or uses a container of its own.
-    let shared = [
-        state::CASES,
-        archive::CASES,
-        memory::CASES,
-        processes::CASES,
-        container_lookup::CASES,
-        location::CASES,
-        timeout::CASES,
-        after_failure::DEADLINE_CASES,
-        after_failure::DEADLINE_FILE_CASES,
-        after_failure::CANCEL_CASES,
-        after_failure::CANCEL_FILE_CASES,
-        after_failure::TIMEOUT_CASES,
-        after_failure::TIMEOUT_FILE_CASES,
-        after_failure::ERROR_CASES,
-        restore::CASES,
-        sandbox::CASES,
-    ];
-    let shared = shared.into_iter().flatten().map(|case| case.shared());
-    // These cases depend on what runs at the same time, so they run alone.
-    let alone = [state::EXCLUSIVE_CASES, concurrency::CASES].concat();
-    early.chain(shared).chain(alone).collect()
+    static CASES: LazyLock<Vec<Case<RuntimeSession>>> = LazyLock::new(|| {
+        let topics = [
+            checkpoint::CASES,
+            state::CASES,
+            archive::CASES,
+            memory::CASES,
+            processes::CASES,
+            container_lookup::CASES,
+            location::CASES,
+            timeout::CASES,
+            after_failure::DEADLINE_CASES,
+            after_failure::TIMEOUT_CASES,
+            after_failure::CANCELLATION_CASES,
+            after_failure::ERROR_CASES,
+            after_failure::FILE_CASES,
+            restore::CASES,
+            sandbox::CASES,
+            concurrency::CASES,
+        ];
+        with_indirect_dependencies(topics.concat())
+    });
+    CASES.clone()
 }

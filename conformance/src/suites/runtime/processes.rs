@@ -5,33 +5,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::session::{RuntimeSession, WORKLOAD_THREADS, inspect, is_complete_tar};
-use crate::engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass};
+use super::session::{RuntimeSession, TAR_CASE, WORKLOAD_THREADS, inspect, is_complete_tar};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass};
 use crate::suites::authority;
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "runtime/processes/threads",
-            requirement: "The archive must contain every thread of a process with its registers.",
-            authority: authority::CRIU_TREE,
-            motivation: "",
-            level: Level::Reference,
-            expected: "4 threads in pstree.img, 4 with registers",
-        },
-        |s| Box::pin(all_threads(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/processes/all",
-            requirement: "The archive must contain every process of the container with its memory.",
-            authority: authority::CRIU_TREE,
-            motivation: "",
-            level: Level::Reference,
-            expected: "3 processes in pstree.img, 3 with memory",
-        },
-        |s| Box::pin(all_processes(s)),
-    ),
+    case("runtime/processes/threads", Level::Reference)
+        .requirement("The archive must contain every thread of a process with its registers.")
+        .authority(authority::CRIU_TREE)
+        .expected("4 threads in pstree.img, 4 with registers")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .may_depend_on(&["runtime/archive/passes-archive-suite"])
+        .shared()
+        .run(|s| Box::pin(all_threads(s))),
+    case("runtime/processes/all", Level::Reference)
+        .requirement("The archive must contain every process of the container with its memory.")
+        .authority(authority::CRIU_TREE)
+        .expected("3 processes in pstree.img, 3 with memory")
+        .requires(&[Capability::TestWorkload])
+        .depends_on(&[TAR_CASE])
+        .may_depend_on(&["runtime/archive/passes-archive-suite"])
+        .shared()
+        .run(|s| Box::pin(all_processes(s))),
 ];
 
 const WORKLOAD_CHILDREN: usize = 2;

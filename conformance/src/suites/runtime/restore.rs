@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use cri_proto::{document::BindMount, runtime::v1::ContainerState};
 
-use super::session::{RuntimeAttempt, RuntimeSession, inspect, is_complete_tar};
+use super::session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeAttempt, RuntimeSession, inspect, is_complete_tar};
 use crate::{
-    engine::{Authority, Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Authority, Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
     suites::authority,
     targets::{TargetError, Workload, policy},
 };
@@ -16,39 +16,39 @@ const RESUMES_CASE: &str = "runtime/restore/resumes-at-checkpoint";
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: RESUMES_CASE,
-            requirement: "A container created from an archive must resume exactly at the point of the checkpoint.",
-            authority: authority::CRIO_RESTORE,
-            motivation: "",
-            level: Level::Robust,
-            expected: "the heartbeat after the checkpoint, and no missing heartbeat",
-        },
-        |s| Box::pin(resumes_at_checkpoint(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/restore/can-checkpoint-again",
-            requirement: "A container created from an archive must be checkpointable like any other container.",
-            authority: Authority::PROJECT,
-            motivation: "cri-o#6374: a checkpoint of a restored container failed",
-            level: Level::Robust,
-            expected: "success, and an archive with the restored container's id",
-        },
-        |s| Box::pin(checkpoint_restored(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/restore/truncated-archive-rejected",
-            requirement: "The runtime must reject a truncated archive without a running container.",
-            authority: authority::CWE_INPUT_VALIDATION,
-            motivation: "",
-            level: Level::Robust,
-            expected: "an error of CreateContainer or StartContainer",
-        },
-        |s| Box::pin(broken_archive(s)),
-    ),
+    case("runtime/restore/resumes-at-checkpoint", Level::Robust)
+        .requirement("A container created from an archive must resume exactly at the point of the checkpoint.")
+        .authority(authority::CRIO_RESTORE)
+        .expected("the heartbeat after the checkpoint, and no missing heartbeat")
+        .requires(&[Capability::Root])
+        .depends_on(&[
+            KEEPS_RUNNING_CASE,
+            CONTAINER_ID_CASE,
+            "runtime/memory/heap",
+            "runtime/memory/environment",
+            "runtime/memory/stack",
+            "runtime/memory/thread-stack",
+            "runtime/memory/shared-anonymous",
+        ])
+        .shared()
+        .run(|s| Box::pin(resumes_at_checkpoint(s))),
+    case("runtime/restore/can-checkpoint-again", Level::Robust)
+        .requirement("A container created from an archive must be checkpointable like any other container.")
+        .authority(Authority::PROJECT)
+        .motivation("cri-o#6374: a checkpoint of a restored container failed")
+        .expected("success, and an archive with the restored container's id")
+        .requires(&[Capability::Root])
+        .depends_on(&["runtime/restore/resumes-at-checkpoint"])
+        .shared()
+        .run(|s| Box::pin(checkpoint_restored(s))),
+    case("runtime/restore/truncated-archive-rejected", Level::Robust)
+        .requirement("The runtime must reject a truncated archive without a running container.")
+        .authority(authority::CWE_INPUT_VALIDATION)
+        .expected("an error of CreateContainer or StartContainer")
+        .requires(&[Capability::Root])
+        .depends_on(&["runtime/restore/resumes-at-checkpoint"])
+        .shared()
+        .run(|s| Box::pin(broken_archive(s))),
 ];
 
 #[derive(Clone, Debug)]
@@ -80,13 +80,9 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
     s.require_own_archive().await?;
     // State that is not in the archive cannot be restored.
     for case in super::memory::CASES {
-        if let Err(NonPass::Fail(_)) = (case.run)(s).await {
+        if let Err(NonPass::Fail(_)) = case.run(s).await {
             return Err(NonPass::Blocked(case.info.id));
         }
-    }
-    if !nix::unistd::geteuid().is_root() {
-        // Only root can restore the pids of processes. A runtime that runs as this user cannot restore.
-        return Err(NonPass::Skip("requires root for a restore".to_owned()));
     }
     let container = s.disposable_container().await?;
     let attempt = s.checkpoint(&container, "restored").await?;

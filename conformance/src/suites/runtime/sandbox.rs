@@ -4,23 +4,20 @@ use std::time::Duration;
 
 use super::session::RuntimeSession;
 use crate::{
-    engine::{Authority, Case, CaseInfo, CaseResult, Level, NonPass, fail, pass},
+    engine::{Authority, Case, CaseResult, Level, NonPass, case, fail, pass},
     targets::runtime::SandboxRetry,
 };
 
-pub(super) const CASES: &[Case<RuntimeSession>] = &[Case::new(
-    CaseInfo {
-        id: "runtime/sandbox/retry-after-timeout",
-        requirement: "A sandbox whose RunPodSandbox call exceeded its deadline must be listed, or a retry must \
+pub(super) const CASES: &[Case<RuntimeSession>] = &[case("runtime/sandbox/retry-after-timeout", Level::Robust)
+    .requirement(
+        "A sandbox whose RunPodSandbox call exceeded its deadline must be listed, or a retry must \
             succeed.",
-        authority: Authority::PROJECT,
-        motivation: "containerd and CRI-O: `name is reserved` when the kubelet retries RunPodSandbox after a \
-            deadline",
-        level: Level::Robust,
-        expected: "a listed sandbox, or success of RunPodSandbox within 5 s",
-    },
-    |s| Box::pin(run_pod_sandbox_retry(s)),
-)];
+    )
+    .authority(Authority::PROJECT)
+    .motivation("containerd and CRI-O: `name is reserved` when the kubelet retries RunPodSandbox after a deadline")
+    .expected("a listed sandbox, or success of RunPodSandbox within 5 s")
+    .shared()
+    .run(|s| Box::pin(run_pod_sandbox_retry(s)))];
 
 async fn run_pod_sandbox_retry(s: &RuntimeSession) -> CaseResult {
     // Several deadlines interrupt a slow runtime at different steps.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     archive::{self, Expectations, InspectedArchive, Limits},
-    engine::{ConfigReset, NonPass, Reset},
+    engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
     evidence::Memo,
     suites::archive::record_archive,
     targets::{
@@ -134,15 +134,13 @@ impl RuntimeSession {
         }
     }
 
-    /// Skips the calling case unless the containers run the test workload, whose size and shape can be configured.
+    /// Fails unless the containers run the test workload, whose size and shape can be configured. The calling case must
+    /// require [`Capability::TestWorkload`].
     pub(super) fn require_test_workload(&self) -> Result<(), NonPass> {
         if self.runtime.program == WorkloadProgram::TestWorkload {
             return Ok(());
         }
-        Err(NonPass::Skip(
-            "requires the test workload: the image of `checkpoint-conformance image` instead of this --image"
-                .to_owned(),
-        ))
+        Err(NonPass::Missing(Capability::TestWorkload))
     }
 
     /// The value of the secret environment variable of the container that the first checkpoint saves.
@@ -324,7 +322,11 @@ impl RuntimeSession {
     }
 }
 
-impl Reset for RuntimeSession {
+impl Target for RuntimeSession {
+    fn capabilities(&self) -> BoxFuture<'_, Capabilities> {
+        Box::pin(std::future::ready(self.runtime.capabilities()))
+    }
+
     /// The runtime is never restarted, whatever the configuration.
     fn reset(&self, _: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.runtime.reset().await.map_err(|error| error.to_string()) })

@@ -6,95 +6,63 @@ use cri_proto::runtime::v1::ContainerState;
 
 use super::{
     liveness::ContainerBefore,
-    session::{AMPLE_TIMEOUT_SECS, KEEPS_RUNNING_CASE, RuntimeSession, SAME_PROCESS_CASE},
+    session::{AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, OK_CASE, RuntimeSession, SAME_PROCESS_CASE},
 };
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, NonPass, check, fail, pass},
+    engine::{Case, CaseResult, Level, NonPass, case, check, fail, pass},
     suites::authority,
     targets::runtime::CheckpointCall,
 };
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: KEEPS_RUNNING_CASE,
-            requirement: "The container must keep running after a checkpoint.",
-            authority: authority::KEP_USER_STORIES,
-            motivation: "containerd 2.4: a container stayed frozen while its status was CONTAINER_RUNNING",
-            level: Level::Documented,
-            expected: "the container keeps running",
-        },
-        |s| Box::pin(keeps_running(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: SAME_PROCESS_CASE,
-            requirement: "The container must still be the same process after a checkpoint.",
-            authority: authority::KEP_USER_STORIES,
-            motivation: "",
-            level: Level::Documented,
-            expected: "same pid and start time",
-        },
-        |s| Box::pin(same_process(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/success/status-running",
-            requirement: "ContainerStatus must report that the container is running after a checkpoint.",
-            authority: authority::CRI_STATUS,
-            motivation: "",
-            level: Level::Documented,
-            expected: "CONTAINER_RUNNING",
-        },
-        |s| Box::pin(status(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/success/exec-works",
-            requirement: "ExecSync must work in the container after a checkpoint.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "exit code 0",
-        },
-        |s| Box::pin(exec_after_checkpoint(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/success/log-continues",
-            requirement: "The container's log must continue after a checkpoint and keep its earlier lines.",
-            authority: authority::COMMON_RUNTIMES,
-            motivation: "",
-            level: Level::Reference,
-            expected: "two new heartbeats, and every earlier heartbeat",
-        },
-        |s| Box::pin(log_continues(s)),
-    ),
-];
-
-pub(super) const EXCLUSIVE_CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "runtime/success/exec-in-flight-completes",
-            requirement: "A command that ExecSync is running must end as it would without the checkpoint.",
-            authority: authority::KEP_USER_STORIES,
-            motivation: "",
-            level: Level::Robust,
-            expected: "exit code 0",
-        },
-        |s| Box::pin(exec_in_flight(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/success/siblings-keep-running",
-            requirement: "The other containers of the Pod must keep running during and after a checkpoint.",
-            authority: authority::KEP_GOALS,
-            motivation: "",
-            level: Level::Robust,
-            expected: "the other container keeps running",
-        },
-        |s| Box::pin(sibling_keeps_running(s)),
-    ),
+    case("runtime/success/keeps-running", Level::Documented)
+        .requirement("The container must keep running after a checkpoint.")
+        .authority(authority::KEP_USER_STORIES)
+        .motivation("containerd 2.4: a container stayed frozen while its status was CONTAINER_RUNNING")
+        .expected("the container keeps running")
+        .depends_on(&[SAME_PROCESS_CASE])
+        .shared()
+        .run(|s| Box::pin(keeps_running(s))),
+    case("runtime/success/same-process", Level::Documented)
+        .requirement("The container must still be the same process after a checkpoint.")
+        .authority(authority::KEP_USER_STORIES)
+        .expected("same pid and start time")
+        .depends_on(&[OK_CASE])
+        .shared()
+        .run(|s| Box::pin(same_process(s))),
+    case("runtime/success/status-running", Level::Documented)
+        .requirement("ContainerStatus must report that the container is running after a checkpoint.")
+        .authority(authority::CRI_STATUS)
+        .expected("CONTAINER_RUNNING")
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(status(s))),
+    case("runtime/success/exec-works", Level::Reference)
+        .requirement("ExecSync must work in the container after a checkpoint.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("exit code 0")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(exec_after_checkpoint(s))),
+    case("runtime/success/log-continues", Level::Reference)
+        .requirement("The container's log must continue after a checkpoint and keep its earlier lines.")
+        .authority(authority::COMMON_RUNTIMES)
+        .expected("two new heartbeats, and every earlier heartbeat")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(log_continues(s))),
+    case("runtime/success/exec-in-flight-completes", Level::Robust)
+        .requirement("A command that ExecSync is running must end as it would without the checkpoint.")
+        .authority(authority::KEP_USER_STORIES)
+        .expected("exit code 0")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .run(|s| Box::pin(exec_in_flight(s))),
+    case("runtime/success/siblings-keep-running", Level::Robust)
+        .requirement("The other containers of the Pod must keep running during and after a checkpoint.")
+        .authority(authority::KEP_GOALS)
+        .expected("the other container keeps running")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .run(|s| Box::pin(sibling_keeps_running(s))),
 ];
 
 /// How long a command that ends at once may take.

@@ -3,47 +3,35 @@
 
 use std::time::Duration;
 
-use super::session::RuntimeSession;
+use super::session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, RuntimeSession};
 use crate::{
-    engine::{Case, CaseInfo, CaseResult, Level, check},
+    engine::{Case, CaseResult, Level, case, check},
     suites::authority,
     targets::runtime::{CheckpointCall, ContainerHandle},
 };
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
-    Case::new(
-        CaseInfo {
-            id: "runtime/timeout/zero-uses-default",
-            requirement: "A timeout of zero must select the runtime's default and not expire at once.",
-            authority: authority::CRI_REQUEST,
-            motivation: "",
-            level: Level::Documented,
-            expected: "success",
-        },
-        |s| Box::pin(zero_timeout(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/timeout/unit-is-seconds",
-            requirement: "The runtime must interpret the timeout in seconds.",
-            authority: authority::CRI_REQUEST,
-            motivation: "",
-            level: Level::Documented,
-            expected: "success with a timeout of 20",
-        },
-        |s| Box::pin(timeout_unit(s)),
-    ),
-    Case::new(
-        CaseInfo {
-            id: "runtime/timeout/no-overflow",
-            requirement: "The largest possible timeout must not wrap around.",
-            authority: authority::CWE_INTEGER_OVERFLOW,
-            motivation: "",
-            level: Level::Robust,
-            expected: "success, or an error other than DeadlineExceeded",
-        },
-        |s| Box::pin(largest_timeout(s)),
-    ),
+    case("runtime/timeout/zero-uses-default", Level::Documented)
+        .requirement("A timeout of zero must select the runtime's default and not expire at once.")
+        .authority(authority::CRI_REQUEST)
+        .expected("success")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(zero_timeout(s))),
+    case("runtime/timeout/unit-is-seconds", Level::Documented)
+        .requirement("The runtime must interpret the timeout in seconds.")
+        .authority(authority::CRI_REQUEST)
+        .expected("success with a timeout of 20")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(timeout_unit(s))),
+    case("runtime/timeout/no-overflow", Level::Robust)
+        .requirement("The largest possible timeout must not wrap around.")
+        .authority(authority::CWE_INTEGER_OVERFLOW)
+        .expected("success, or an error other than DeadlineExceeded")
+        .depends_on(&[ARCHIVE_CASE, KEEPS_RUNNING_CASE])
+        .shared()
+        .run(|s| Box::pin(largest_timeout(s))),
 ];
 
 async fn zero_timeout(s: &RuntimeSession) -> CaseResult {

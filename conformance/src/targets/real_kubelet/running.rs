@@ -125,6 +125,10 @@ impl Lifecycle for RealLifecycle {
         })
     }
 
+    fn owns_runtime(&self) -> BoxFuture<'_, bool> {
+        Box::pin(async { self.cri.lock().await.is_some() })
+    }
+
     fn kill_runtime(&self) -> BoxFuture<'_, bool> {
         Box::pin(embedded::kill_fake_cri(&self.cri))
     }

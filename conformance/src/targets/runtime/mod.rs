@@ -44,6 +44,7 @@ use tokio::sync::OnceCell;
 
 use super::{FakeCriControl, TargetError, Workload, freeze, parse_log, run_dir::RunDir};
 use crate::{
+    engine::{Capabilities, Capability},
     evidence::{EvidenceKind, record},
     reference_kubelet::LocalImage,
     report,
@@ -245,6 +246,16 @@ impl Runtime {
     /// The id of this run: the value of [`RUN_LABEL`].
     pub fn run_id(&self) -> &str {
         &self.run_id
+    }
+
+    /// What the harness can do with this runtime.
+    pub fn capabilities(&self) -> Capabilities {
+        let test_workload = self.program == WorkloadProgram::TestWorkload;
+        Capabilities::default()
+            .with(Capability::FakeCriControl, self.fake_cri.is_some())
+            .with(Capability::TestWorkload, test_workload)
+            .with(Capability::SlowCheckpoint, test_workload || self.is_fake_cri())
+            .with(Capability::Root, nix::unistd::geteuid().is_root())
     }
 
     /// Whether the runtime is a fake-cri, which reads annotations of Pods.
