@@ -5,6 +5,8 @@ pub mod kubelet;
 pub mod runtime;
 
 mod authority;
+mod inspection;
 mod list;
+mod topic_state;
 
 pub use list::{CatalogueEntry, catalogue_entries, markdown, plain_text};

@@ -21,10 +21,10 @@ use jiff::Timestamp;
 use reqwest::Method;
 
 use crate::{
-    archive::{self, Expectations, InspectedArchive, Limits},
+    archive::{Expectations, InspectedArchive},
     engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
     evidence::Memo,
-    suites::archive::record_archive,
+    suites::inspection::{inspect_with, is_complete_tar, wait_for_file},
     targets::{
         ContainerRef, Credentials, FakeCriControl, FileSnapshot, HttpResponse, JournaledCheckpoint, Kubelet,
         KubeletConfig, Protocol, TargetError, Workload,
@@ -237,7 +237,8 @@ impl KubeletSession {
     pub(super) async fn require_inspected_archive(&self) -> Result<&InspectedArchive, NonPass> {
         let evidence = self.require_archive_file().await?;
         let canary = self.first_attempt().await?.workload.canary.clone();
-        self.first_archive.get_or_try_init(|| inspect(evidence, canary)).await
+        let inspection = || inspect_with(&evidence.path, memory_expectation(canary));
+        self.first_archive.get_or_try_init(inspection).await
     }
 
     /// The first archive, if it is a tar file that can be listed.
@@ -370,7 +371,6 @@ impl KubeletSession {
     }
 
     async fn find_archive(&self, response: &HttpResponse, location: Option<&str>) -> Result<FileSnapshot, NoArchive> {
-        const POLL_INTERVAL: Duration = Duration::from_millis(10);
         let Some(location) = location else {
             return Err(NoArchive::NotFound(
                 "neither the body, the journal nor the checkpoints directory names the \
@@ -381,16 +381,13 @@ impl KubeletSession {
         let Some(path) = self.local_path(location) else {
             return Err(NoArchive::NotAccessible);
         };
-        let started = Instant::now();
-        loop {
-            match FileSnapshot::read(&path) {
-                Ok(evidence) => return Ok(evidence),
-                Err(error) if response.status != 200 || started.elapsed() > LATE_ARCHIVE_TIMEOUT => {
-                    return Err(NoArchive::NotFound(format!("{location}: {error}")));
-                }
-                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
-            }
-        }
+        let timeout = if response.status == 200 {
+            LATE_ARCHIVE_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        let file = wait_for_file(&path, timeout).await;
+        file.map_err(|error| NoArchive::NotFound(format!("{location}: {error}")))
     }
 
     fn checkpoints_dir_names(&self) -> BTreeSet<String> {
@@ -437,25 +434,12 @@ pub(super) fn first_item(response: &HttpResponse) -> Option<String> {
     Some(body.get("items")?.as_array()?.first()?.as_str()?.to_owned())
 }
 
-/// Whether an archive lists at least one member and was read to its end.
-pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
-    archive.is_complete() && !archive.members.is_empty()
-}
-
-/// Inspects an archive on a blocking thread and searches its memory for the canary.
-pub(super) async fn inspect(evidence: &FileSnapshot, canary: Option<String>) -> Result<InspectedArchive, NonPass> {
-    let path = evidence.path.clone();
-    let expected = Expectations {
+/// An archive must contain this canary in memory.
+pub(super) fn memory_expectation(canary: Option<String>) -> Expectations {
+    Expectations {
         memory: canary.map(String::into_bytes),
         ..Expectations::default()
-    };
-    let read = tokio::task::spawn_blocking(move || archive::inspect_file(&path, &expected, Limits::default()));
-    let archive = read
-        .await
-        .map_err(|error| NonPass::error(&error))?
-        .map_err(|error| NonPass::error(&error))?;
-    record_archive(&archive);
-    Ok(archive)
+    }
 }
 
 /// Waits for the next second: the timestamp in an archive's name has a resolution of one second.

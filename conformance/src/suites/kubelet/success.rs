@@ -6,11 +6,17 @@ use super::{
     feature_gate::NO_ROUTE_BODY,
     session::{
         KEEPS_RUNNING_CASE, KubeletAttempt, KubeletSession, LATE_ARCHIVE_TIMEOUT, NoArchive, OK_CASE, TAR_CASE,
-        WHEN_DONE_CASE, first_item, inspect, is_complete_tar,
+        WHEN_DONE_CASE, first_item, memory_expectation,
     },
 };
 use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
-use crate::{suites::authority, targets::policy};
+use crate::{
+    suites::{
+        authority,
+        inspection::{inspect_with, is_complete_tar},
+    },
+    targets::policy,
+};
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
     case("kubelet/checkpoint/succeeds", Level::Documented)
@@ -154,7 +160,7 @@ async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
             "requires the runtime's journal, or the archive and the canary of a test workload".to_owned(),
         ));
     };
-    let archive = inspect(&file, Some(canary)).await?;
+    let archive = inspect_with(&file.path, memory_expectation(Some(canary))).await?;
     if !is_complete_tar(&archive) {
         return Err(NonPass::Blocked(TAR_CASE));
     }

@@ -194,7 +194,7 @@ pub(super) const FILE_CASES: &[Case<RuntimeSession>] = &[
     ),
 ];
 
-async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
+async fn failed_checkpoints(s: &RuntimeSession, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
     let failed = s.failed_checkpoints(mode).await?;
     if mode == FailureMode::Timeout && failed.iter().any(succeeded) {
         return Err(NonPass::Blocked(TIMEOUT_ENFORCED_CASE));
@@ -228,7 +228,7 @@ async fn keeps_running(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     if failed.iter().all(|attempt| !attempt.liveness.same_process) {
         return Err(NonPass::Blocked(mode.same_process_case()));
     }
-    check_each(failed, "the container keeps running", |attempt| {
+    check_each(&failed, "the container keeps running", |attempt| {
         let frozen = attempt.liveness.same_process && !attempt.liveness.running;
         frozen.then(|| attempt.liveness.describe_frozen())
     })
@@ -236,7 +236,7 @@ async fn keeps_running(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
 
 async fn same_process(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
-        failed_checkpoints(s, mode).await?,
+        &failed_checkpoints(s, mode).await?,
         "same pid and start time",
         |attempt| {
             let ended = format!("the first process has ended; status {}", attempt.liveness.status());
@@ -253,7 +253,7 @@ async fn status(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     if failed.iter().any(|attempt| !attempt.liveness.running) {
         return Err(NonPass::Blocked(mode.keeps_running_case()));
     }
-    check_each(failed, "CONTAINER_RUNNING", |attempt| {
+    check_each(&failed, "CONTAINER_RUNNING", |attempt| {
         let wrong = attempt.liveness.status != Ok(ContainerState::ContainerRunning);
         wrong.then(|| format!("status {} while the container runs", attempt.liveness.status()))
     })
@@ -264,7 +264,7 @@ async fn can_checkpoint_again(s: &RuntimeSession, mode: FailureMode) -> CaseResu
     if failed.iter().any(|attempt| attempt.next_response.is_none()) {
         return Err(NonPass::Blocked(mode.same_process_case()));
     }
-    check_each(failed, "success of the next checkpoint", |attempt| {
+    check_each(&failed, "success of the next checkpoint", |attempt| {
         let next_response = attempt.next_response.as_ref()?;
         (!next_response.is_ok()).then(|| format!("the next checkpoint fails: {next_response}"))
     })
@@ -272,7 +272,7 @@ async fn can_checkpoint_again(s: &RuntimeSession, mode: FailureMode) -> CaseResu
 
 async fn no_partial(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
-        failed_checkpoints(s, mode).await?,
+        &failed_checkpoints(s, mode).await?,
         "no partial archive",
         |attempt| match attempt.leftover {
             Leftover::Partial(bytes) => Some(format!("a partial archive of {bytes} bytes")),
@@ -283,7 +283,7 @@ async fn no_partial(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
 
 async fn no_late_archive(s: &RuntimeSession, mode: FailureMode) -> CaseResult {
     check_each(
-        failed_checkpoints(s, mode).await?,
+        &failed_checkpoints(s, mode).await?,
         "no archive",
         |attempt| match attempt.leftover {
             Leftover::Archive(bytes) => Some(format!("an archive of {bytes} bytes")),

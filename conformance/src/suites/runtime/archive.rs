@@ -1,17 +1,17 @@
 //! The archive of a checkpoint: its format, permissions and members.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 
-use super::session::{ARCHIVE_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE, find_in_archive, is_complete_tar};
+use super::session::{ARCHIVE_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE};
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, Outcome, case, check, fail, pass},
     suites,
-    suites::authority,
+    suites::{
+        authority,
+        inspection::{blocking, find_in_archive, is_complete_tar},
+    },
 };
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
@@ -203,33 +203,24 @@ async fn archive_suite(s: &RuntimeSession) -> CaseResult {
 
 /// The container's log in an archive, under containerd's or CRI-O's name.
 async fn read_log(path: &Path) -> Result<Option<Vec<u8>>, NonPass> {
-    blocking_io(path, |archive| {
+    let archive = path.to_owned();
+    blocking(move || {
         for name in [CONTAINER_LOG, CRIO_LOG] {
             if let Some(content) = member_content(&archive, name, 0, None)? {
                 return Ok(Some(content));
             }
         }
-        Ok(None)
+        Ok::<_, std::io::Error>(None)
     })
     .await
 }
 
 /// Reads eight bytes of a member as an integer in native byte order.
 pub(super) async fn read_u64_at(path: &Path, member: String, offset: u64) -> Result<u64, NonPass> {
-    let bytes = blocking_io(path, move |archive| member_content(&archive, &member, offset, Some(8))).await?;
+    let archive = path.to_owned();
+    let bytes = blocking(move || member_content(&archive, &member, offset, Some(8))).await?;
     let number = bytes.and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
     number.ok_or_else(|| NonPass::Error("the archive changed during the read".to_owned()))
-}
-
-async fn blocking_io<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce(PathBuf) -> std::io::Result<T> + Send + 'static,
-) -> Result<T, NonPass> {
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || work(path))
-        .await
-        .map_err(|error| NonPass::error(&error))?
-        .map_err(|error| NonPass::error(&error))
 }
 
 /// The content of a member from an offset: `length` bytes, or a whole log, which never exceeds the limit in this suite.

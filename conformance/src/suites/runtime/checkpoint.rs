@@ -4,13 +4,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     archive::read_u64_at,
-    session::{
-        ARCHIVE_CASE, KEEPS_RUNNING_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, TAR_CASE,
-        find_in_archive, inspect,
-    },
+    session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, TAR_CASE},
 };
 use crate::engine::{Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
-use crate::{suites::authority, targets::policy};
+use crate::{
+    suites::{
+        authority,
+        inspection::{find_in_archive, inspect},
+    },
+    targets::policy,
+};
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     case("runtime/checkpoint/succeeds", Level::Documented)

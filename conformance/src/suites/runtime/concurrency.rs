@@ -6,11 +6,14 @@ use futures_util::future::join_all;
 
 use super::{
     liveness::ContainerBefore,
-    session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeSession, TAR_CASE, inspect, is_complete_tar},
+    session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeSession, TAR_CASE},
 };
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass},
-    suites::authority,
+    suites::{
+        authority,
+        inspection::{inspect, is_complete_tar},
+    },
     targets::runtime::ContainerHandle,
 };
 

@@ -20,11 +20,12 @@ use std::{
 
 use super::{
     liveness::{ContainerBefore, Liveness},
-    session::{AMPLE_TIMEOUT_SECS, OK_CASE, RuntimeSession, inspect, is_complete_tar},
+    session::{AMPLE_TIMEOUT_SECS, OK_CASE, RuntimeSession},
 };
 use crate::{
     engine::NonPass,
     evidence::Memo,
+    suites::inspection::{inspect, is_complete_tar},
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
 
@@ -41,7 +42,7 @@ pub(super) enum FailureMode {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct FailedCheckpoints {
+struct FailedCheckpoints {
     deadline: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
     timeout: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
     cancel: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
@@ -139,13 +140,14 @@ impl CheckpointTiming {
 impl RuntimeSession {
     /// The results of checkpoints that failed in this mode, at least one. With [`FailureMode::Timeout`] the response
     /// may be a success.
-    pub(super) async fn failed_checkpoints(&self, mode: FailureMode) -> Result<&[FailedCheckpoint], NonPass> {
+    pub(super) async fn failed_checkpoints(&self, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
         self.first_checkpoint_ok().await?;
+        let results = self.topics.get::<FailedCheckpoints>();
         let memo = match mode {
-            FailureMode::Deadline => &self.failed_checkpoints.deadline,
-            FailureMode::Timeout => &self.failed_checkpoints.timeout,
-            FailureMode::Cancel => &self.failed_checkpoints.cancel,
-            FailureMode::Error => &self.failed_checkpoints.error,
+            FailureMode::Deadline => &results.deadline,
+            FailureMode::Timeout => &results.timeout,
+            FailureMode::Cancel => &results.cancel,
+            FailureMode::Error => &results.error,
         };
         let failed = memo.get_or_init(|| async {
             match mode {
@@ -154,7 +156,7 @@ impl RuntimeSession {
                 FailureMode::Deadline | FailureMode::Cancel => self.interrupt_checkpoints(mode).await,
             }
         });
-        failed.await.as_deref().map_err(Clone::clone)
+        failed.await.clone()
     }
 
     async fn checkpoint_to_missing_dir(&self) -> Result<FailedCheckpoint, NonPass> {

@@ -11,12 +11,15 @@ use std::{
 
 use super::session::{
     AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, RuntimeAttempt, RuntimeSession, TAR_CASE, WHEN_DONE_CASE,
-    inspect, is_complete_tar,
 };
 use crate::{
     archive::TrailingData,
     engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
-    suites::authority,
+    evidence::Memo,
+    suites::{
+        authority,
+        inspection::{inspect, is_complete_tar},
+    },
     targets::runtime::{CheckpointCall, CheckpointOutcome},
 };
 
@@ -248,14 +251,15 @@ async fn dir_unwritable(s: &RuntimeSession) -> CaseResult {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct FullDiskAttempt {
+struct FullDiskAttempt {
     response: CheckpointOutcome,
     leftover_bytes: Option<u64>,
     other_files: Vec<String>,
 }
 
-async fn full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt, NonPass> {
-    s.full_disk_attempt.get_or_try_init(|| checkpoint_to_full_disk(s)).await
+async fn full_disk_attempt(s: &RuntimeSession) -> Result<FullDiskAttempt, NonPass> {
+    let attempt = s.topics.get::<Memo<FullDiskAttempt>>();
+    attempt.get_or_try_init(|| checkpoint_to_full_disk(s)).await.cloned()
 }
 
 async fn checkpoint_to_full_disk(s: &RuntimeSession) -> Result<FullDiskAttempt, NonPass> {
@@ -300,7 +304,7 @@ async fn disk_full_other_files(s: &RuntimeSession) -> CaseResult {
     }
 }
 
-async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<&FullDiskAttempt, NonPass> {
+async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<FullDiskAttempt, NonPass> {
     let full = full_disk_attempt(s).await?;
     if full.response.is_ok() {
         return Err(NonPass::Blocked("runtime/disk-full/error-returned"));

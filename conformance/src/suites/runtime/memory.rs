@@ -3,10 +3,10 @@
 
 use fake_cri::workload::CanaryLocation;
 
-use super::session::{RuntimeSession, TAR_CASE, find_in_archive};
+use super::session::{RuntimeSession, TAR_CASE};
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass},
-    suites::authority,
+    suites::{authority, inspection::find_in_archive},
     targets::Workload,
 };
 

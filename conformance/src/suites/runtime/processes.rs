@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::session::{RuntimeSession, TAR_CASE, WORKLOAD_THREADS, inspect, is_complete_tar};
+use super::session::{RuntimeSession, TAR_CASE, WORKLOAD_THREADS};
 use crate::engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass};
-use crate::suites::authority;
+use crate::suites::{
+    authority,
+    inspection::{inspect, is_complete_tar},
+};
 
 pub(super) const CASES: &[Case<RuntimeSession>] = &[
     case("runtime/processes/threads", Level::Reference)

@@ -5,10 +5,14 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use cri_proto::{document::BindMount, runtime::v1::ContainerState};
 
-use super::session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeAttempt, RuntimeSession, inspect, is_complete_tar};
+use super::session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeAttempt, RuntimeSession};
 use crate::{
     engine::{Authority, Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
-    suites::authority,
+    evidence::Memo,
+    suites::{
+        authority,
+        inspection::{inspect, is_complete_tar},
+    },
     targets::{TargetError, Workload, policy},
 };
 
@@ -52,7 +56,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 ];
 
 #[derive(Clone, Debug)]
-pub(super) struct RestoreResult {
+struct RestoreResult {
     archive: PathBuf,
     mounts: Vec<BindMount>,
     /// The last heartbeat logged before the checkpoint call.
@@ -71,9 +75,9 @@ struct RestoredCheckpoint {
 }
 
 /// The result of the restore, which is made only once.
-async fn restore_result(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
-    let restored = s.restored.get_or_init(|| restore(s)).await;
-    restored.as_ref().map_err(Clone::clone)
+async fn restore_result(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
+    let restored = s.topics.get::<Memo<Result<RestoreResult, NonPass>>>();
+    restored.get_or_init(|| restore(s)).await.clone()
 }
 
 async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
@@ -139,16 +143,16 @@ async fn restore(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
 }
 
 /// The result of the restore, which must have resumed at the checkpoint.
-async fn require_resumed(s: &RuntimeSession) -> Result<&RestoreResult, NonPass> {
+async fn require_resumed(s: &RuntimeSession) -> Result<RestoreResult, NonPass> {
     match restore_result(s).await {
-        Ok(restored) if check_resume_heartbeat(restored).is_ok() => Ok(restored),
+        Ok(restored) if check_resume_heartbeat(&restored).is_ok() => Ok(restored),
         Ok(_) | Err(NonPass::Fail(_)) => Err(NonPass::Blocked(RESUMES_CASE)),
         Err(non_pass) => Err(non_pass),
     }
 }
 
 async fn checkpoint_restored(s: &RuntimeSession) -> CaseResult {
-    let RestoredCheckpoint { id, attempt } = require_resumed(s).await?.checkpoint.as_ref().map_err(Clone::clone)?;
+    let RestoredCheckpoint { id, attempt } = require_resumed(s).await?.checkpoint?;
     if !attempt.response.is_ok() {
         return fail(attempt.response.to_string().replace(id.as_str(), "ID"));
     }
@@ -160,14 +164,14 @@ async fn checkpoint_restored(s: &RuntimeSession) -> CaseResult {
         return fail(format!("success, and no complete tar: {:?}", archive.end));
     }
     match archive.documents.config.parsed() {
-        Some(config) if config.id == *id => pass("success, and an archive with the restored container's id"),
+        Some(config) if config.id == id => pass("success, and an archive with the restored container's id"),
         Some(_) => fail("success, and an archive with another container's id"),
         None => fail("success, and an archive without config.dump"),
     }
 }
 
 async fn resumes_at_checkpoint(s: &RuntimeSession) -> CaseResult {
-    check_resume_heartbeat(restore_result(s).await?)
+    check_resume_heartbeat(&restore_result(s).await?)
 }
 
 /// Whether the first heartbeat follows the checkpoint, as precisely as the log shows, and no heartbeat is missing.

@@ -14,24 +14,22 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
-use super::{
-    failed_checkpoint::FailedCheckpoints,
-    liveness::{ContainerBefore, Liveness},
-    location::FullDiskAttempt,
-    restore::RestoreResult,
-};
+use super::liveness::{ContainerBefore, Liveness};
 use crate::{
-    archive::{self, Expectations, InspectedArchive, Limits},
+    archive::InspectedArchive,
     engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
     evidence::Memo,
-    suites::archive::record_archive,
+    suites::{
+        inspection::{inspect, is_complete_tar, wait_for_file},
+        topic_state::TopicState,
+    },
     targets::{
         FileSnapshot,
         runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle, ContainerOptions, Runtime, WorkloadProgram},
@@ -63,7 +61,6 @@ const SECRET_ENV_VAR: &str = "CHECKPOINT_CONFORMANCE_CANARY";
 pub struct RuntimeSession {
     /// The runtime under test.
     pub runtime: Runtime,
-    pub(super) failed_checkpoints: FailedCheckpoints,
     secret: String,
     /// A container that no case uses: if the runtime changes or checkpoints it, that is a defect.
     control_container: OnceCell<ContainerHandle>,
@@ -71,8 +68,8 @@ pub struct RuntimeSession {
     first_attempt: Memo<Result<FirstRuntimeAttempt, NonPass>>,
     second_attempt: Memo<RuntimeAttempt>,
     first_archive: Memo<InspectedArchive>,
-    pub(super) full_disk_attempt: Memo<FullDiskAttempt>,
-    pub(super) restored: Memo<Result<RestoreResult, NonPass>>,
+    /// What the cases of one topic share.
+    pub(super) topics: TopicState,
 }
 
 #[derive(Clone, Debug)]
@@ -99,15 +96,13 @@ impl RuntimeSession {
     pub fn new(runtime: Runtime) -> RuntimeSession {
         RuntimeSession {
             runtime,
-            failed_checkpoints: FailedCheckpoints::default(),
             secret: format!("{:032x}", rand::random::<u128>()),
             control_container: OnceCell::new(),
             container_under_test: OnceCell::new(),
             first_attempt: Memo::default(),
             second_attempt: Memo::default(),
             first_archive: Memo::default(),
-            full_disk_attempt: Memo::default(),
-            restored: Memo::default(),
+            topics: TopicState::default(),
         }
     }
 
@@ -268,22 +263,20 @@ impl RuntimeSession {
         container: &ContainerHandle,
         call: &CheckpointCall,
     ) -> Result<RuntimeAttempt, NonPass> {
-        const POLL_INTERVAL: Duration = Duration::from_millis(5);
         let before = ContainerBefore::observe(self, container).await?;
         let location = PathBuf::from(&call.location);
         let started = Timestamp::now();
         let response = self.runtime.checkpoint(container, call).await;
         let file_at_return = FileSnapshot::read(&location).ok();
         let ended = Timestamp::now();
-        let returned = Instant::now();
-        let file = loop {
-            match FileSnapshot::read(&location) {
-                Err(_) if response.is_ok() && returned.elapsed() < LATE_ARCHIVE_TIMEOUT => {
-                    tokio::time::sleep(POLL_INTERVAL).await
-                }
-                result => break result.map_err(|error| error.to_string()),
-            }
+        let timeout = if response.is_ok() {
+            LATE_ARCHIVE_TIMEOUT
+        } else {
+            Duration::ZERO
         };
+        let file = wait_for_file(&location, timeout)
+            .await
+            .map_err(|error| error.to_string());
         Ok(RuntimeAttempt {
             before,
             started,
@@ -331,31 +324,4 @@ impl Target for RuntimeSession {
     fn reset(&self, _: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.runtime.reset().await.map_err(|error| error.to_string()) })
     }
-}
-
-/// Whether an archive lists at least one member and was read to its end, with no data after the end.
-pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
-    archive.is_complete() && !archive.members.is_empty()
-}
-
-/// Inspects an archive on a blocking thread.
-pub(super) async fn inspect(path: &Path) -> Result<InspectedArchive, NonPass> {
-    let path = path.to_owned();
-    let archive = blocking(move || archive::inspect_file(&path, &Expectations::default(), Limits::default())).await?;
-    record_archive(&archive);
-    Ok(archive)
-}
-
-pub(super) async fn find_in_archive(path: &Path, bytes: Vec<u8>) -> Result<Option<archive::MatchPosition>, NonPass> {
-    let path = path.to_owned();
-    blocking(move || archive::find_in_pages(&path, &bytes)).await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, archive::InspectError> + Send + 'static,
-) -> Result<T, NonPass> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| NonPass::error(&error))?
-        .map_err(|error| NonPass::error(&error))
 }
