@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cri_proto::criu::{message::FdTypes, vma_status};
 
-use super::preconditions::{ArchiveCase, Problems, pass_unless, require_optional_document, require_process_tree};
+use super::preconditions::{
+    ArchiveCase, IMAGES, Problems, pass_unless, require_optional_document, require_process_tree,
+};
 use crate::{
     archive::{Images, InspectedArchive, OpenFile},
     engine::{CaseResult, Level, NonPass, case, check, fail, pass},
@@ -24,7 +26,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .with_section("checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file"),
         )
         .expected("files.img, or reg-files.img and the images of the other types")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| match &require_process_tree(archive)?.files {
             Some(files) => pass(format!("{} files", files.len())),

@@ -1,6 +1,6 @@
 //! Each image by itself.
 
-use super::preconditions::{ArchiveCase, require_images, require_pagemaps, require_unencrypted};
+use super::preconditions::{ArchiveCase, IMAGES, require_images, require_pagemaps, require_unencrypted};
 use crate::{
     archive::{ImageProblems, InspectedArchive, Layout},
     engine::{CaseResult, Level, NonPass, case, check, fail, pass},
@@ -78,11 +78,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("The inventory must have image version 2 and declare file descriptors per table.")
         .authority(authority::criu_file("criu/cr-check.c, check_img_inventory"))
         .expected("img_version 2, fdinfo_per_id")
-        .depends_on(&[
-            "archive/images/decodable",
-            "archive/images/required-fields",
-            "archive/images/not-empty",
-        ])
+        .depends_on(IMAGES)
         .may_depend_on(&["archive/layout/required-members"])
         .shared()
         .check(|archive| {
@@ -100,11 +96,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("The inventory must name the namespaces of the root process.")
         .authority(authority::criu_file("images/inventory.proto"))
         .expected("root_ids")
-        .depends_on(&[
-            "archive/images/decodable",
-            "archive/images/required-fields",
-            "archive/images/not-empty",
-        ])
+        .depends_on(IMAGES)
         .may_depend_on(&["archive/layout/required-members"])
         .shared()
         .check(|archive| match require_inventory(archive)?.root_ids {
@@ -115,11 +107,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("The archive must contain stats-dump with the statistics of a dump.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --stats"))
         .expected("statistics of a dump")
-        .depends_on(&[
-            "archive/images/decodable",
-            "archive/images/required-fields",
-            "archive/images/not-empty",
-        ])
+        .depends_on(IMAGES)
         .shared()
         .check(|archive| {
             let images = require_images(archive)?;

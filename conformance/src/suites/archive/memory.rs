@@ -9,8 +9,8 @@ use cri_proto::criu::{
 };
 
 use super::preconditions::{
-    ArchiveCase, Mappings, Problems, ip_and_sp, live_processes, pass_unless, require_complete, require_pagemaps,
-    require_process_tree,
+    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, live_processes, pass_unless, require_complete,
+    require_pagemaps, require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive, Pagemap},
@@ -26,8 +26,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("The mappings of an address space must be page aligned, in ascending order and without overlap.")
         .authority(authority::criu_file("images/vma.proto"))
         .expected("mappings in order")
-        .depends_on(&["archive/processes/pstree"])
-        .may_depend_on(&["archive/processes/mm-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
         .shared()
         .check(|archive| check_each_mm(archive, mapping_problems)),
     case("archive/memory/mm-fields-ordered", Level::Robust)
@@ -37,16 +37,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::criu_file("images/mm.proto"))
         .expected("ordered ranges within mappings")
-        .depends_on(&["archive/processes/pstree"])
-        .may_depend_on(&["archive/processes/mm-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
         .shared()
         .check(|archive| check_each_mm(archive, mm_layout_problems)),
     case("archive/memory/auxv", Level::Reference)
         .requirement("The auxiliary vector must consist of pairs and fit into CRIU's buffer.")
         .authority(authority::criu_file("images/mm.proto, AT_VECTOR_SIZE"))
         .expected("an even number of words, at most 44")
-        .depends_on(&["archive/processes/pstree"])
-        .may_depend_on(&["archive/processes/mm-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
         .shared()
         .check(|archive| {
             check_each_mm(archive, |mm| {
@@ -61,29 +61,35 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("Every page map must have its own page file, and every page file a page map.")
         .authority(authority::criu_file("images/pagemap.proto"))
         .expected("one pages-ID.img for each page map")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(page_files),
     case("archive/memory/pages-match-pagemap", Level::Reference)
         .requirement("Every page file must contain exactly the pages of its page map.")
         .authority(authority::API_INTRODUCTION)
         .expected("size = pages * page size")
-        .depends_on(&["archive/processes/pagemap-images"])
-        .may_depend_on(&["archive/memory/compressed-blocks-valid"])
+        .depends_on(IMAGES)
+        .may_depend_on(&[
+            "archive/processes/pagemap-images",
+            "archive/memory/compressed-blocks-valid",
+        ])
         .shared()
         .check(page_counts),
     case("archive/memory/compressed-blocks-valid", Level::Reference)
         .requirement("Every block of compressed pages must decompress to exactly the pages of its page map entry.")
         .authority(authority::CRIU_COMPRESSION)
         .expected("LZ4 blocks with the sizes in the page map")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(page_blocks),
     case("archive/memory/pagemap-ordered", Level::Reference)
         .requirement("The entries of a page map must be page aligned, in ascending order and without overlap.")
         .authority(authority::criu_file("images/pagemap.proto"))
         .expected("entries in order")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())),
     case("archive/memory/pagemap-entries-present", Level::Reference)
@@ -95,7 +101,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "criu/pagemap.c; checkpointctl: go-criu ignores the flags when it computes offsets",
         ))
         .expected("the PRESENT flag in each entry")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.absent_entry.clone())),
     case("archive/memory/page-count-fields-agree", Level::Robust)
@@ -108,7 +115,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .with_section("checkpointctl panics on a page map of another CRIU version; CRIU 4.2 changed the field"),
         )
         .expected("nr_pages = compat_nr_pages")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())),
     case("archive/memory/pages-within-vmas", Level::Reference)
@@ -122,8 +130,9 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("The stack of every thread must be in the archive.")
         .authority(authority::API_INTRODUCTION)
         .expected("pages in the mapping of each stack pointer")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
         .may_depend_on(&[
+            "archive/processes/pagemap-images",
             "archive/processes/registers-within-vmas",
             "archive/memory/pagemap-entries-present",
         ])
@@ -135,8 +144,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "criu/vdso.c: a restore compares the code with its own",
         ))
         .expected("the pages of each vdso mapping")
-        .depends_on(&["archive/processes/pagemap-images"])
-        .may_depend_on(&["archive/memory/pagemap-entries-present"])
+        .depends_on(IMAGES)
+        .may_depend_on(&[
+            "archive/processes/pagemap-images",
+            "archive/memory/pagemap-entries-present",
+        ])
         .shared()
         .check(vdso_pages),
     case("archive/memory/single-vvar", Level::Reference)
@@ -145,22 +157,27 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
         ))
         .expected("one vvar mapping per address space")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(single_vvar),
     case("archive/memory/shared-memory", Level::Reference)
         .requirement("Every segment of shared memory must have a page map of its own.")
         .authority(authority::criu_file("criu/shmem.c"))
         .expected("pagemap-shmem-ID.img for each segment")
-        .depends_on(&["archive/processes/pagemap-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pagemap-images"])
         .shared()
         .check(shared_memory_pagemaps),
     case("archive/memory/arguments", Level::Reference)
         .requirement("The pages with the command-line arguments of every process must be in the archive.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree-cmd"))
         .expected("the pages at arg_start")
-        .depends_on(&["archive/processes/pagemap-images"])
-        .may_depend_on(&["archive/memory/pagemap-entries-present"])
+        .depends_on(IMAGES)
+        .may_depend_on(&[
+            "archive/processes/pagemap-images",
+            "archive/memory/pagemap-entries-present",
+        ])
         .shared()
         .check(argument_pages),
     case("archive/memory/expected-bytes", Level::Reference)

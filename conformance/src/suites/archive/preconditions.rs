@@ -54,6 +54,13 @@ pub(super) fn require_unencrypted(archive: &InspectedArchive) -> Result<&Images,
     Ok(&archive.images)
 }
 
+/// The cases that [`require_images`] depends on.
+pub(super) const IMAGES: &[&str] = &[
+    "archive/images/decodable",
+    "archive/images/required-fields",
+    "archive/images/not-empty",
+];
+
 /// Blocks the calling case unless all images can be read, so that images can be compared with each other.
 pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_unencrypted(archive)?;

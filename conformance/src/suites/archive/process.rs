@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
 use super::preconditions::{
-    ArchiveCase, Mappings, Problems, ip_and_sp, is_dead_task, live_processes, pass_unless, require_images,
+    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, is_dead_task, live_processes, pass_unless, require_images,
     require_process_tree,
 };
 use crate::{
@@ -22,18 +22,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .with_section("checkpointctl --ps-tree; checkpointctl#213: archive without pstree.img"),
         )
         .expected("one root, and known parents and threads")
-        .depends_on(&[
-            "archive/images/decodable",
-            "archive/images/required-fields",
-            "archive/images/not-empty",
-        ])
+        .depends_on(IMAGES)
         .shared()
         .check(process_tree),
     case("archive/processes/core-images", Level::Reference)
         .requirement("Every thread of every process must have a core image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree"))
         .expected("core-TID.img for each thread")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
@@ -48,35 +45,40 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("Every live process must have its address space in an mm image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree-cmd"))
         .expected("mm-PID.img for each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))),
     case("archive/processes/pagemap-images", Level::Reference)
         .requirement("Every live process must have a page map.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl memparse"))
         .expected("pagemap-PID.img for each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))),
     case("archive/processes/ids-images", Level::Reference)
         .requirement("Every live process must have an ids image, which identifies the kernel objects that it shares.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("ids-PID.img for each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))),
     case("archive/processes/fs-images", Level::Reference)
         .requirement("Every live process must have an fs image with its working directory and root.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("fs-PID.img for each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))),
     case("archive/processes/fdinfo-images", Level::Reference)
         .requirement("Every descriptor table that a process refers to must have an fdinfo image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("fdinfo-ID.img for each table")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
@@ -92,14 +94,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(Authority::PROJECT)
         .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
         .expected("no image of another process or table")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(no_orphan_images),
     case("archive/processes/architecture", Level::Reference)
         .requirement("Every core image must be of the same known architecture and contain its registers.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("one architecture, with its registers")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(architecture),
     case("archive/processes/tc-in-leaders", Level::Reference)
@@ -109,14 +113,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::criu_file("images/core.proto"))
         .expected("tc in leaders only")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(leader_state),
     case("archive/processes/thread-creds", Level::Reference)
         .requirement("Every thread must have its own state with its credentials.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("thread_core with creds")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
@@ -136,14 +142,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::criu_file("criu/cr-restore.c"))
         .expected("62 actions for each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(signal_actions),
     case("archive/processes/rlimits", Level::Reference)
         .requirement("Every process must have its 16 resource limits, with no soft limit above its hard limit.")
         .authority(authority::criu_file("images/rlimit.proto"))
         .expected("16 limits, cur <= max")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
@@ -163,7 +171,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requirement("Every process must have its three interval timers.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("timers in each process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
@@ -183,7 +192,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
         ))
         .expected("notify_thread_id of a thread of the process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(posix_timers),
     case("archive/processes/leaders-alive", Level::Reference)
@@ -192,7 +202,8 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "criu/cr-restore.c: a dead process is restored as an exit, without threads",
         ))
         .expected("no core image of a thread of a dead process")
-        .depends_on(&["archive/processes/pstree"])
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
         .shared()
         .check(living_leaders),
     case("archive/processes/registers-within-vmas", Level::Reference)
@@ -202,8 +213,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::API_INTRODUCTION)
         .expected("instruction and stack pointers within mappings")
-        .depends_on(&["archive/processes/pstree"])
-        .may_depend_on(&["archive/processes/mm-images", "archive/processes/core-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&[
+            "archive/processes/pstree",
+            "archive/processes/mm-images",
+            "archive/processes/core-images",
+        ])
         .shared()
         .check(registers),
     case("archive/processes/no-erestart-codes", Level::Reference)
@@ -213,8 +228,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::criu_file("compel/arch/x86/src/lib/infect.c, get_task_regs"))
         .expected("no result of -512, -513, -514 or -516")
-        .depends_on(&["archive/processes/pstree"])
-        .may_depend_on(&["archive/processes/mm-images", "archive/processes/core-images"])
+        .depends_on(IMAGES)
+        .may_depend_on(&[
+            "archive/processes/pstree",
+            "archive/processes/mm-images",
+            "archive/processes/core-images",
+        ])
         .shared()
         .check(no_restart_errnos),
 ];

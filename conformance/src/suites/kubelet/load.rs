@@ -22,7 +22,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .authority(authority::KUBELET_SERVER)
         .expected("calls: 1")
         .requires(&[Capability::FakeCriControl])
-        .depends_on(&["kubelet/checkpoint/repeatable"])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/checkpoint/repeatable"])
         .max_archives(1)
         .run(|s| Box::pin(one_call(s))),
     case("kubelet/concurrency/all-served", Level::Reference)
@@ -38,7 +39,8 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .requirement("The kubelet must count a checkpoint in kubelet_runtime_operations_total.")
         .authority(authority::KUBELET_METRICS)
         .expected("operation_type=\"checkpoint_container\" grew by 1")
-        .depends_on(&["kubelet/checkpoint/repeatable"])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/checkpoint/repeatable"])
         .max_archives(1)
         .run(|s| Box::pin(operations_metric(s))),
     case("kubelet/metrics/errors", Level::Reference)

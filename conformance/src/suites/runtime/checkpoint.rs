@@ -6,7 +6,7 @@ use super::{
     archive::read_u64_at,
     session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, TAR_CASE},
 };
-use crate::engine::{Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
 use crate::{
     suites::{
         authority,
@@ -49,6 +49,7 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
         .authority(authority::COMMON_RUNTIMES)
         .motivation("cri-o#7355, cri-o#9692: images of an earlier checkpoint in the archive")
         .expected("in the second archive's pages, a heartbeat not below the last logged heartbeat before the call")
+        .requires(&[Capability::TestWorkload])
         .depends_on(&[TAR_CASE, SECOND_CASE])
         .may_depend_on(&["runtime/memory/heap"])
         .stage(Stage::Early)
