@@ -5,6 +5,7 @@ mod clean;
 mod cluster;
 mod compare;
 mod completions;
+mod explain;
 mod findings;
 mod image;
 mod kubelet;
@@ -24,6 +25,7 @@ pub use suite_run::RunArgs;
 use crate::{
     engine::{Level, Selection, exit},
     suites,
+    targets::TargetKind,
 };
 
 /// Tests the Kubelet Checkpoint API of kubelets, CheckpointContainer of container runtimes, and checkpoint archives.
@@ -76,6 +78,8 @@ enum Command {
     Man(completions::ManArgs),
     /// List the cases of all suites, one per line, beginning with the id
     List(ListArgs),
+    /// Explain a case: requirement, authority, what it requires and depends on, targets, mutants that fail it
+    Explain(explain::ExplainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +89,13 @@ struct ListArgs {
     /// Print docs/CASES.md
     #[arg(long)]
     markdown: bool,
+    /// Print for each case whether it can run on this kind of target: embedded, kubelet-binary, url, node, node-proxy,
+    /// embedded-runtime, runtime, archive
+    #[arg(long, value_name = "KIND", conflicts_with = "markdown")]
+    target: Option<TargetKind>,
+    /// Print docs/TARGETS.md
+    #[arg(long, conflicts_with_all = ["markdown", "target", "filter", "level"])]
+    matrix: bool,
 }
 
 /// The options that select cases.
@@ -184,12 +195,14 @@ fn dispatch(cli: Cli, args: &[OsString]) -> Result<u8, Failure> {
         Some(Command::Findings(findings)) => findings.run(),
         Some(Command::Completions(completions)) => completions.run(),
         Some(Command::Man(man)) => man.run(),
+        Some(Command::Explain(explain)) => explain.run(),
         Some(Command::List(list)) => {
             let selection = list.selection.selection()?;
-            let text = if list.markdown {
-                suites::markdown(&selection)
-            } else {
-                suites::plain_text(&selection)
+            let text = match list.target {
+                _ if list.matrix => suites::matrix(),
+                _ if list.markdown => suites::markdown(&selection),
+                Some(kind) => suites::for_target(kind, &selection),
+                None => suites::plain_text(&selection),
             };
             print(&text)?;
             Ok(exit::PASS)

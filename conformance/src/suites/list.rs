@@ -114,9 +114,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::{
+        archive::{Limits, inspect_file, sample},
+        engine::Outcome,
+        mutation::{Defect, MUTANTS},
+    };
 
     #[test]
-    fn ids_are_unique_and_every_case_is_fully_described() {
+    fn ids_are_unique_paths_of_three_parts() {
         let mut ids = BTreeSet::new();
         for CatalogueEntry { suite, info } in catalogue_entries() {
             assert!(ids.insert(info.id), "{} twice", info.id);
@@ -127,15 +132,148 @@ mod tests {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"/-".contains(&b))
             );
-            for text in [info.requirement, info.authority.title, info.expected, info.motivation] {
-                let missing = text.is_empty() && text != info.motivation;
+        }
+    }
+
+    /// The id names the required property, so its last part does not name the defect.
+    #[test]
+    fn ids_are_positive() {
+        const DEFECTS: [&str; 9] = [
+            "left",
+            "wrong",
+            "broken",
+            "missing",
+            "fails",
+            "frozen",
+            "leaked",
+            "ignored-by",
+            "killed",
+        ];
+        // The directory is missing before the call.
+        const CONDITIONS: [&str; 1] = ["missing-directory"];
+        for CatalogueEntry { info, .. } in catalogue_entries() {
+            let property = info.id.rsplit('/').next().unwrap_or_default();
+            let is_condition = CONDITIONS.iter().any(|condition| property.starts_with(condition));
+            let names_defect = property.split('-').any(|word| DEFECTS.contains(&word));
+            assert!(is_condition || !names_defect, "{} names a defect", info.id);
+        }
+    }
+
+    #[test]
+    fn texts_keep_the_rules_of_the_project() {
+        const BANNED_WORDS: [&str; 24] = [
+            "judge",
+            "judged",
+            "folder",
+            "clause",
+            "demand",
+            "demands",
+            "demanded",
+            "twin",
+            "stand",
+            "stands",
+            "stood",
+            "whoever",
+            "told",
+            "tells",
+            "seen",
+            "stranger",
+            "bystander",
+            "neighbour",
+            "puppet",
+            "people",
+            "spared",
+            "shall",
+            "exhibit",
+            "untrue",
+        ];
+        const BANNED_PHRASES: [&str; 5] = ["goes away", "goes on", "runs on", "let go", "is to "];
+        const PROCEDURES: [&str; 8] = ["check", "compare", "send", "wait", "run", "verify", "ensure", "make"];
+        for CatalogueEntry { info, .. } in catalogue_entries() {
+            let CaseInfo {
+                id,
+                requirement,
+                expected,
+                ..
+            } = info;
+            assert!(
+                requirement.ends_with('.') && requirement.contains(" must "),
+                "{id}: {requirement}"
+            );
+            let has_second_sentence = requirement
+                .match_indices(". ")
+                .any(|(index, _)| requirement[index + 2..].starts_with(char::is_uppercase));
+            assert!(!has_second_sentence, "{id}: more than one sentence: {requirement}");
+            assert!(!expected.is_empty() && !expected.ends_with('.'), "{id}: {expected}");
+            let first_word = expected.split(' ').next().unwrap_or_default();
+            assert!(!PROCEDURES.contains(&first_word), "{id}: a procedure: {expected}");
+            assert!(!info.authority.title.is_empty(), "{id}");
+            for text in [requirement, expected, info.motivation] {
+                assert!(!text.contains('\n') && !text.contains("  "), "{id}: {text:?}");
+                let words = text.split(|c: char| !c.is_ascii_alphabetic());
+                let mut banned = words.filter(|word| BANNED_WORDS.contains(word));
+                assert_eq!(banned.next(), None, "{id}: {text}");
                 assert!(
-                    !missing && !text.contains('\n') && !text.contains("  "),
-                    "{}: {text:?}",
-                    info.id
+                    !BANNED_PHRASES.iter().any(|phrase| text.contains(phrase)),
+                    "{id}: {text}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn dependencies_are_cases_of_the_same_suite_and_no_circle() {
+        let entries = catalogue_entries();
+        let find = |id: &str| entries.iter().find(|entry| entry.info.id == id);
+        for CatalogueEntry { suite, info } in &entries {
+            for id in info.depends_on.iter().chain(info.may_depend_on) {
+                let dependency = find(id).unwrap_or_else(|| panic!("{}: no case is {id}", info.id));
+                assert_eq!(dependency.suite, *suite, "{} depends on {id}", info.id);
+            }
+            for id in info.depends_on {
+                let back = find(id).is_some_and(|dependency| dependency.info.depends_on.contains(&info.id));
+                assert!(!back, "{} and {id} depend on each other", info.id);
+            }
+        }
+    }
+
+    /// The runner does not run a case whose dependency has failed. If a mutant were expected to fail both, the result
+    /// would depend on the order.
+    #[test]
+    fn no_mutant_fails_a_case_and_a_case_that_it_depends_on() {
+        for mutant in MUTANTS.iter() {
+            for CatalogueEntry { info, .. } in catalogue_entries() {
+                let fails = |id: &str| mutant.must_fail.contains(&id);
+                let both = info.depends_on.iter().find(|id| fails(info.id) && fails(id));
+                assert_eq!(both, None, "{}: {} and", mutant.name, info.id);
+            }
+        }
+    }
+
+    /// If a case that another one always depends on fails, the other one finds that out itself when it runs alone.
+    #[test]
+    fn a_failed_dependency_blocks_an_archive_case_that_runs_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint.tar");
+        let mut not_blocked = BTreeSet::new();
+        for mutant in MUTANTS.iter() {
+            let Defect::Archive(defect) = mutant.defect else {
+                continue;
+            };
+            defect.write(&path).unwrap();
+            let mut inspected = inspect_file(&path, &sample::expected(), Limits::default()).unwrap();
+            defect.edit_result(&mut inspected);
+            let records = archive::check_all(&inspected);
+            let fails = |id: &str| mutant.must_fail.contains(&id);
+            let ran = records
+                .iter()
+                .filter(|record| !matches!(record.outcome, Outcome::Skip { .. }));
+            for info in ran.map(|record| record.info) {
+                not_blocked.extend(info.depends_on.iter().filter(|id| fails(id)).map(|id| (info.id, *id)));
+            }
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(not_blocked, BTreeSet::new());
     }
 
     #[test]

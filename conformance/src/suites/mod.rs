@@ -7,6 +7,8 @@ pub mod runtime;
 mod authority;
 mod inspection;
 mod list;
+mod matrix;
 mod topic_state;
 
 pub use list::{CatalogueEntry, catalogue_entries, markdown, plain_text};
+pub use matrix::{Testable, for_target, matrix};

@@ -13,6 +13,8 @@
 //!               --- Lifecycle       restart with another configuration, if the harness started the kubelet
 //! ```
 //!
+//! A capability that a target does not have is `None`, and not in the set that `capabilities()` returns. [`TargetKind`]
+//! has the capabilities of each kind of target.
 
 mod api_server;
 mod client;
@@ -23,6 +25,7 @@ mod file_snapshot;
 mod footprint;
 mod freeze;
 mod identities;
+mod kind;
 mod kubelet;
 mod kubelet_version;
 mod pki;
@@ -44,6 +47,7 @@ pub use cluster::{Cluster, KubeletRoute, NodeAddress, NodeTarget, PodSource, Sel
 pub use embedded::{Defect, Embedded};
 pub use fake_cri_control::{FakeCriControl, JournaledCheckpoint};
 pub use file_snapshot::FileSnapshot;
+pub use kind::{Offer, TargetKind};
 pub use kubelet::{ContainerRef, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, SiblingContainers};
 pub use pki::{CertificateAuthority, CertificateKeyPair};
 pub use real_kubelet::RealKubelet;
