@@ -1,5 +1,6 @@
-//! The command line and the reports.
+//! The command line, the reports, and what ARCHITECTURE.md states.
 
+mod architecture;
 mod commands;
 mod reports;
 mod secrets;
