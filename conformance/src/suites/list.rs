@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{archive, kubelet, runtime};
-use crate::engine::{Authority, CaseInfo, Level, Selection, Suite};
+use crate::engine::{Authority, Case, CaseInfo, Level, Selection, Suite};
 
 /// A case in a list.
 #[derive(Clone, Copy, Debug)]
@@ -12,23 +12,31 @@ pub struct CatalogueEntry {
     pub suite: Suite,
     /// Id, level and texts of the case.
     pub info: CaseInfo,
+    /// The maximum number of archives that the case makes on a kubelet, besides the one that all cases share.
+    pub max_archives: u32,
+}
+
+impl CatalogueEntry {
+    fn new<T>(suite: Suite, case: &Case<T>) -> CatalogueEntry {
+        CatalogueEntry {
+            suite,
+            info: case.info,
+            max_archives: case.plan.max_archives,
+        }
+    }
 }
 
 /// Every case of every suite, sorted by suite and id.
 pub fn catalogue_entries() -> Vec<CatalogueEntry> {
-    let kubelet = kubelet::cases().into_iter().map(|case| CatalogueEntry {
-        suite: Suite::Kubelet,
-        info: case.info,
-    });
-    let archive = archive::cases().into_iter().map(|case| CatalogueEntry {
-        suite: Suite::Archive,
-        info: case.info,
-    });
-    let runtime = runtime::cases().into_iter().map(|case| CatalogueEntry {
-        suite: Suite::Runtime,
-        info: case.info,
-    });
-    let mut entries: Vec<_> = kubelet.chain(runtime).chain(archive).collect();
+    let kubelet = kubelet::cases();
+    let runtime = runtime::cases();
+    let archive = archive::cases();
+    let mut entries: Vec<_> = kubelet
+        .iter()
+        .map(|case| CatalogueEntry::new(Suite::Kubelet, case))
+        .chain(runtime.iter().map(|case| CatalogueEntry::new(Suite::Runtime, case)))
+        .chain(archive.iter().map(|case| CatalogueEntry::new(Suite::Archive, case)))
+        .collect();
     entries.sort_by_key(|entry| (entry.suite, entry.info.id));
     entries
 }
@@ -123,7 +131,7 @@ mod tests {
     #[test]
     fn ids_are_unique_paths_of_three_parts() {
         let mut ids = BTreeSet::new();
-        for CatalogueEntry { suite, info } in catalogue_entries() {
+        for CatalogueEntry { suite, info, .. } in catalogue_entries() {
             assert!(ids.insert(info.id), "{} twice", info.id);
             assert!(info.id.starts_with(&format!("{}/", suite.as_str())), "{}", info.id);
             assert_eq!(info.id.split('/').count(), 3, "{}", info.id);
@@ -225,7 +233,7 @@ mod tests {
     fn dependencies_are_cases_of_the_same_suite_and_no_circle() {
         let entries = catalogue_entries();
         let find = |id: &str| entries.iter().find(|entry| entry.info.id == id);
-        for CatalogueEntry { suite, info } in &entries {
+        for CatalogueEntry { suite, info, .. } in &entries {
             for id in info.depends_on.iter().chain(info.may_depend_on) {
                 let dependency = find(id).unwrap_or_else(|| panic!("{}: no case is {id}", info.id));
                 assert_eq!(dependency.suite, *suite, "{} depends on {id}", info.id);

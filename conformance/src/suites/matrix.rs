@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::catalogue_entries;
+use super::{CatalogueEntry, catalogue_entries};
 use crate::{
     engine::{Capability, CaseInfo, Level, Selection, Suite},
     targets::{Offer, TargetKind},
@@ -88,18 +88,23 @@ pub fn matrix() -> String {
 
 fn write_suite(text: &mut String, suite: Suite) {
     let kinds = kinds_of(suite);
-    let infos: Vec<_> = catalogue_entries()
+    let entries: Vec<_> = catalogue_entries()
         .into_iter()
         .filter(|entry| entry.suite == suite)
-        .map(|entry| entry.info)
         .collect();
+    let infos: Vec<_> = entries.iter().map(|entry| entry.info).collect();
+    // Only the archives of a kubelet stay on the node until the run ends.
+    let (heading, heading_rule) = match suite {
+        Suite::Kubelet => (" archives, at most |", "---|"),
+        Suite::Runtime | Suite::Archive => ("", ""),
+    };
     let _ = write!(
         text,
-        "\n## {}\n\n| target | command | documented cases | all cases |\n|---|---|---|---|\n",
+        "\n## {}\n\n| target | command | documented cases | all cases |{heading}\n|---|---|---|---|{heading_rule}\n",
         suite.as_str()
     );
     for kind in &kinds {
-        let _ = writeln!(
+        let _ = write!(
             text,
             "| {} | `{}` | {} | {} |",
             kind.as_str(),
@@ -107,6 +112,10 @@ fn write_suite(text: &mut String, suite: Suite) {
             counts(*kind, infos.iter().filter(|info| info.level == Level::Documented)),
             counts(*kind, infos.iter())
         );
+        let _ = match suite {
+            Suite::Kubelet => writeln!(text, " {} |", archive_count(*kind, &entries)),
+            Suite::Runtime | Suite::Archive => writeln!(text),
+        };
     }
     let names: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
     let rule = "---|".repeat(kinds.len());
@@ -159,6 +168,24 @@ fn counts<'a>(kind: TargetKind, infos: impl Iterator<Item = &'a CaseInfo>) -> St
     match with_options {
         0 => format!("{always} of {all}"),
         _ => format!("{always}, with options {} of {all}", always + with_options),
+    }
+}
+
+/// How many archives a run of all cases makes: without options, and with all of them.
+fn archive_count(kind: TargetKind, entries: &[CatalogueEntry]) -> String {
+    let sum = |is_counted: &dyn Fn(Testable) -> bool| {
+        let counted = entries
+            .iter()
+            .filter(|entry| is_counted(Testable::on(kind, &entry.info)));
+        // Most cases share the first archive.
+        1 + counted.map(|entry| entry.max_archives).sum::<u32>()
+    };
+    let always = sum(&|testable| testable == Testable::Yes);
+    let with_options = sum(&|testable| !matches!(testable, Testable::No(_)));
+    if always == with_options {
+        always.to_string()
+    } else {
+        format!("{always}, with options {with_options}")
     }
 }
 

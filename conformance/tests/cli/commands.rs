@@ -168,6 +168,7 @@ fn failure_exits_1() {
 #[case::broken_glob(&["--filter", "kubelet/["], "invalid filter")]
 #[case::mutant_of_a_url(&["--mutant", "anonymous-accepted", "--kubelet-url", "https://h:1"], "--mutant")]
 #[case::no_archive(&["archive"], "FILE")]
+#[case::unknown_case(&["explain", "kubelet/perfect"], "checkpoint-conformance list")]
 #[case::unknown_mutants(&["mutants", "--filter", "perfect"], "perfect")]
 fn usage_error_exits_2(#[case] args: &[&str], #[case] named: &str) {
     let (code, stdout, stderr) = run(args);
@@ -254,6 +255,30 @@ fn list_prints_every_case() {
             .all(|line| line.starts_with("kubelet/lookup/") && line.contains("\tdocumented\t"))
     );
     assert_eq!(stdout.lines().count(), 3, "{stdout}");
+}
+
+#[rstest]
+#[case("kubelet/lookup/pod-unknown", "1. request    ")]
+#[case("kubelet/checkpoint/single-cri-call", "journal   ")]
+#[case("runtime/checkpoint/succeeds", "cri        CheckpointContainer")]
+#[case("archive/file/mode-0600", "pass in ")]
+fn explain_shows_the_steps_of_a_run(#[case] id: &str, #[case] step: &str) {
+    let dirs = TestDirs::new();
+    let output = dirs.run(&["explain", id]);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("\n  embedded run    pass in "), "{stdout}");
+    assert!(stdout.contains(step), "{stdout}");
+    assert_no_secret(&stdout);
+    dirs.assert_clean();
+}
+
+#[test]
+fn explain_without_a_run_shows_no_steps() {
+    let (code, stdout, _) = run(&["explain", "kubelet/lookup/pod-unknown", "--no-run"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("\n  failing mutants "), "{stdout}");
+    assert!(!stdout.contains("embedded run"), "{stdout}");
 }
 
 #[rstest]

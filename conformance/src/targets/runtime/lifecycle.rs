@@ -95,11 +95,9 @@ impl Runtime {
         // No other handle exists yet, so this is the first `set`.
         let _ = container.0.initial_workload.set(started);
         record(EvidenceKind::Note, || {
-            let (id, workload) = (container.id(), container.initial_workload());
-            format!(
-                "{container}: container {id}, pid {:?} in its own pid namespace",
-                workload.pid
-            )
+            let pid = container.initial_workload().pid;
+            let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+            format!("{container}: container {}, pid in its namespace: {pid}", container.id())
         });
         Ok(container)
     }
