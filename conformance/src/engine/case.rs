@@ -273,11 +273,14 @@ impl CaseBuilder {
         }
     }
 
-    /// Completes the case with a function that only looks at data.
+    /// Completes the case with a function that only looks at data, so other cases share the target.
     pub const fn check<T: 'static>(self, check: fn(&T) -> CaseResult) -> Case<T> {
         Case {
             info: self.info,
-            plan: self.plan,
+            plan: CasePlan {
+                shared: true,
+                ..self.plan
+            },
             check: Check::Sync(check),
         }
     }

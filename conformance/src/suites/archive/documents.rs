@@ -6,7 +6,8 @@ use cri_proto::document::{STATUS_VERSION, zero_time};
 use jiff::Timestamp;
 
 use super::preconditions::{
-    ArchiveCase, Problems, pass_unless, require_config_dump, require_criu, require_optional_document, require_spec_dump,
+    ArchiveCase, Problems, criu_case, pass_unless, require_config_dump, require_criu, require_optional_document,
+    require_spec_dump,
 };
 use crate::{
     archive::{InspectedArchive, Layout, ParsedDocument},
@@ -25,7 +26,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/layout/required-members",
         ])
-        .shared()
         .check(|archive| {
             require_readable(
                 archive,
@@ -41,7 +41,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             id, name, createdTime",
         )
         .depends_on(&["archive/metadata/config-dump-valid"])
-        .shared()
         .check(config_fields),
     case("archive/metadata/spec-dump-valid", Level::Reference)
         .requirement("spec.dump must be an OCI runtime configuration.")
@@ -53,7 +52,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/layout/required-members",
         ])
-        .shared()
         .check(|archive| {
             require_readable(
                 archive,
@@ -69,7 +67,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::OCI)
         .expected("ociVersion, process.args, root.path")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(spec_process),
     case("archive/metadata/spec-lists-unique", Level::Reference)
         .requirement(
@@ -81,23 +78,16 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .expected("unique types")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(spec_lists),
-    case("archive/metadata/status-dump-valid", Level::Reference)
+    criu_case("archive/metadata/status-dump-valid", Level::Reference)
         .requirement("status.dump, if present, must be JSON of a CRI ContainerStatus.")
         .authority(authority::CRI_STATUS)
         .expected("JSON in the CRI's format")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| require_readable(archive, &archive.documents.status_dump, None)),
-    case("archive/metadata/status-valid", Level::Reference)
+    criu_case("archive/metadata/status-valid", Level::Reference)
         .requirement("The member status, if present, must be JSON in containerd's format, version v1.")
         .authority(authority::CONTAINERD_STATUS)
         .expected("JSON, Version v1")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_readable(archive, &archive.documents.status, None)?;
             let version = archive
@@ -108,16 +98,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 .unwrap_or_default();
             check(version == STATUS_VERSION, format!("Version {version:?}"))
         }),
-    case("archive/metadata/descriptors-json-valid", Level::Reference)
+    criu_case("archive/metadata/descriptors-json-valid", Level::Reference)
         .requirement(
             "checkpoint/descriptors.json, if present, must be a JSON array with the targets of the standard \
             streams.",
         )
         .authority(authority::RUNC)
         .expected("an array of three strings")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_readable(archive, &archive.documents.descriptors, None)?;
             let names = archive.documents.descriptors.parsed().cloned().unwrap_or_default();
@@ -126,13 +113,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 format!("{names:?}"),
             )
         }),
-    case("archive/metadata/lists-valid", Level::Reference)
+    criu_case("archive/metadata/lists-valid", Level::Reference)
         .requirement("deleted.files and bind.mounts, if present, must be JSON arrays in checkpointctl's format.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
         .expected("JSON arrays")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             let deleted = require_readable(archive, &archive.documents.deleted_files, None);
             match require_readable(archive, &archive.documents.bind_mounts, None) {
@@ -146,14 +130,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
         .expected("created <= started <= checkpointed")
         .depends_on(&["archive/metadata/config-dump-valid"])
-        .shared()
         .check(times),
     case("archive/metadata/restored-time-consistent", Level::Reference)
         .requirement("restoredTime must be the zero time if and only if the container was not restored.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl lib/metadata.go"))
         .expected("restored false and 0001-01-01T00:00:00Z, or restored true and another time")
         .depends_on(&["archive/metadata/config-dump-valid"])
-        .shared()
         .check(|archive| {
             let config = require_config_dump(archive)?;
             let is_time = config.restored_at != zero_time();
@@ -167,7 +149,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::COMMON_RUNTIMES)
         .expected("one id")
         .depends_on(&["archive/metadata/config-dump-valid"])
-        .shared()
         .check(same_id),
     case("archive/metadata/same-names", Level::Reference)
         .requirement("All documents must have the same names of the container, its Pod and its namespace.")
@@ -175,7 +156,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("one name, one Pod, one namespace")
         .depends_on(&["archive/metadata/spec-dump-valid"])
         .may_depend_on(&["archive/metadata/status-dump-valid"])
-        .shared()
         .check(same_name),
     case("archive/metadata/same-times", Level::Reference)
         .requirement("status and status.dump must have the same times and exit code of the container.")
@@ -188,7 +168,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/metadata/status-valid",
             "archive/metadata/status-dump-valid",
         ])
-        .shared()
         .check(same_times),
     case("archive/metadata/container-running", Level::Reference)
         .requirement("The status in the archive must be that of a running container.")
@@ -200,14 +179,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/metadata/status-dump-valid",
         ])
-        .shared()
         .check(status_is_running),
     case("archive/metadata/engine-annotations", Level::Reference)
         .requirement("spec.dump must have the annotations from which checkpointctl reads Pod, namespace and container.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl internal/utils.go"))
         .expected("annotations of the engine that io.container.manager names")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(engine_annotations),
     case("archive/metadata/image-names-agree", Level::Robust)
         .requirement(
@@ -219,7 +196,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("one repository in rootfsImageName and rootfsImageRef")
         .depends_on(&["archive/metadata/config-dump-valid"])
         .may_depend_on(&["archive/metadata/config-dump-fields"])
-        .shared()
         .check(image_names),
 ];
 

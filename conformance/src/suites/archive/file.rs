@@ -16,7 +16,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::API_INTRODUCTION)
         .expected("no permissions for group and others")
         .requires(&[Capability::ArchiveFile])
-        .shared()
         .check(|archive| {
             let file = require_file_metadata(archive)?;
             check(file.mode & 0o077 == 0, format!("mode {:04o}", file.mode))
@@ -29,14 +28,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::API_INTRODUCTION)
         .expected("owner 0")
         .requires(&[Capability::ArchiveFile])
-        .shared()
         .check(owner),
     case("archive/file/mode-0600", Level::Reference)
         .requirement("The archive must have mode 0600, because it is not executable.")
         .authority(authority::COMMON_RUNTIMES)
         .expected("mode 0600")
         .requires(&[Capability::ArchiveFile])
-        .shared()
         .check(|archive| {
             let file = require_file_metadata(archive)?;
             check(file.mode == 0o600, format!("mode {:04o}", file.mode))
@@ -46,7 +43,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CWE_LINK_FOLLOWING)
         .expected("a regular file, link count 1")
         .requires(&[Capability::ArchiveFile])
-        .shared()
         .check(|archive| {
             let file = require_file_metadata(archive)?;
             let link = if file.symlink {

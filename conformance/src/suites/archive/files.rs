@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cri_proto::criu::{message::FdTypes, vma_status};
 
 use super::preconditions::{
-    ArchiveCase, IMAGES, Problems, pass_unless, require_optional_document, require_process_tree,
+    ArchiveCase, Problems, pass_unless, process_tree_case, require_optional_document, require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive, OpenFile},
@@ -19,16 +19,13 @@ const VMA_FILE_MASK: u32 = vma_status::FILE_PRIVATE | vma_status::FILE_SHARED;
 const VMA_OTHER_KIND_MASK: u32 = vma_status::SOCKET | vma_status::AIORING | vma_status::MEMFD;
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case("archive/open-files/files-image", Level::Reference)
+    process_tree_case("archive/open-files/files-image", Level::Reference)
         .requirement("The archive must contain the open files, in files.img or in one image per type.")
         .authority(
             authority::CHECKPOINTCTL
                 .with_section("checkpointctl --files; CRIU before 3.4 wrote an image for each kind of file"),
         )
         .expected("files.img, or reg-files.img and the images of the other types")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| match &require_process_tree(archive)?.files {
             Some(files) => pass(format!("{} files", files.len())),
             None => fail("no files.img"),
@@ -38,7 +35,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::criu_file("images/fdinfo.proto"))
         .expected("unique ids")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(|archive| {
             let (_, files) = require_files(archive)?;
             let mut unique = BTreeSet::new();
@@ -53,7 +49,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::criu_file("images/fdinfo.proto"))
         .expected("the entry of the file's type")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(|archive| {
             let (_, files) = require_files(archive)?;
             let mismatched = files
@@ -69,14 +64,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("ids and types of files.img")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(descriptors),
     case("archive/open-files/unique-fd-numbers", Level::Reference)
         .requirement("A descriptor table must not have the same fd twice.")
         .authority(authority::criu_file("images/fdinfo.proto"))
         .expected("unique fds")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(|archive| {
             let (images, _) = require_files(archive)?;
             let mut problems = Problems::default();
@@ -95,7 +88,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         ))
         .expected("ids of files.img")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(file_references),
     case("archive/open-files/epoll-targets-open", Level::Reference)
         .requirement(
@@ -107,7 +99,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         ))
         .expected("a descriptor with this fd and file in a table with the instance")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(epoll_targets),
     case("archive/open-files/append-only-without-size", Level::Reference)
         .requirement(
@@ -117,7 +108,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::criu_file("criu/files-reg.c, should_check_size"))
         .expected("no size for append-only files")
         .depends_on(&["archive/open-files/files-image"])
-        .shared()
         .check(append_only),
     case("archive/open-files/standard-streams", Level::Reference)
         .requirement(
@@ -131,7 +121,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/fdinfo-images",
             "archive/metadata/descriptors-json-valid",
         ])
-        .shared()
         .check(standard_streams),
 ];
 

@@ -1,6 +1,6 @@
 //! Each image by itself.
 
-use super::preconditions::{ArchiveCase, IMAGES, require_images, require_pagemaps, require_unencrypted};
+use super::preconditions::{ArchiveCase, IMAGES, criu_case, require_images, require_pagemaps, require_unencrypted};
 use crate::{
     archive::{ImageProblems, InspectedArchive, Layout},
     engine::{CaseResult, Level, NonPass, case, check, fail, pass},
@@ -8,13 +8,10 @@ use crate::{
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case("archive/images/decodable", Level::Reference)
+    criu_case("archive/images/decodable", Level::Reference)
         .requirement("Every image must have the magic of its type, complete entries, and messages that decode.")
         .authority(authority::criu_file("images/*.proto and criu/include/magic.h"))
         .expected("all images decode")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             if !require_unencrypted(archive)?.has_any() && archive.member("checkpoint").is_none() {
                 return fail("no images");
@@ -31,7 +28,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/images/decodable",
         ])
-        .shared()
         .check(|archive| require_no_image_errors(archive, |archive| &archive.images.missing_fields)),
     case("archive/images/no-unknown-fields", Level::Robust)
         .requirement("No message must have a field or value that its definition does not define.")
@@ -43,7 +39,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/images/decodable",
         ])
-        .shared()
         .check(|archive| require_no_image_errors(archive, |archive| &archive.images.unknown_fields)),
     case("archive/images/not-empty", Level::Reference)
         .requirement("No image with exactly one object must be empty.")
@@ -58,18 +53,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/images/decodable",
         ])
-        .shared()
         .check(|archive| require_no_image_errors(archive, |archive| &archive.images.empty_images)),
-    case("archive/images/bounded-size", Level::Robust)
+    criu_case("archive/images/bounded-size", Level::Robust)
         .requirement(
             "The images must be small enough to be compared with each other in 96 MiB of memory; larger \
             images are checked only by themselves.",
         )
         .authority(authority::CWE_UNBOUNDED_ALLOCATION)
         .expected("images within this reader's limit")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| match &require_unencrypted(archive)?.limit_reached {
             Some(member) => fail(format!("limit exceeded in {member}")),
             None => pass("images within this reader's limit"),
@@ -80,7 +71,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("img_version 2, fdinfo_per_id")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/layout/required-members"])
-        .shared()
         .check(|archive| {
             let inventory = require_inventory(archive)?;
             let actual = format!(
@@ -98,7 +88,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("root_ids")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/layout/required-members"])
-        .shared()
         .check(|archive| match require_inventory(archive)?.root_ids {
             Some(_) => pass("root_ids"),
             None => fail("no root_ids"),
@@ -108,7 +97,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --stats"))
         .expected("statistics of a dump")
         .depends_on(IMAGES)
-        .shared()
         .check(|archive| {
             let images = require_images(archive)?;
             match &images.stats {
@@ -134,7 +122,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/memory/pages-match-pagemap",
         ])
         .may_depend_on(&["archive/memory/pagemap-entries-present", "archive/images/stats-dump"])
-        .shared()
         .check(stats_plausible),
 ];
 

@@ -15,7 +15,6 @@ pub(super) const CASES: &[ArchiveCase] = &[case("archive/format/checkpoint-archi
     .authority(authority::API_OPERATIONS)
     .expected("a checkpoint archive of containerd, cri-o or podman")
     .may_depend_on(&["archive/tar/bounded-headers", "archive/tar/not-empty"])
-    .shared()
     .check(kind)];
 
 fn kind(archive: &InspectedArchive) -> CaseResult {

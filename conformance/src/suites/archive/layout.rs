@@ -2,7 +2,7 @@
 
 use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, DESCRIPTORS, NETWORK_STATUS, PODMAN_LOG, ROOTFS_DIFF};
 
-use super::preconditions::{ArchiveCase, pass_unless, require_criu, require_spec_dump};
+use super::preconditions::{ArchiveCase, criu_case, pass_unless, require_criu, require_spec_dump};
 use crate::{
     archive::{InspectedArchive, Layout, MemberKind, NestedTar},
     engine::{CaseResult, Level, NonPass, case, check, fail, pass},
@@ -10,13 +10,10 @@ use crate::{
 };
 
 pub(super) const CASES: &[ArchiveCase] = &[
-    case("archive/layout/required-members", Level::Reference)
+    criu_case("archive/layout/required-members", Level::Reference)
         .requirement("The archive must contain the files spec.dump, config.dump and checkpoint/inventory.img.")
         .authority(authority::KUBERNETES_E2E)
         .expected("spec.dump, config.dump, checkpoint/inventory.img")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(upstream_names),
     case("archive/layout/engine-members", Level::Reference)
         .requirement("The archive must contain the members of the engine that made it, under that engine's names.")
@@ -26,18 +23,14 @@ pub(super) const CASES: &[ArchiveCase] = &[
             io.kubernetes.cri-o.LogPath; Podman: network.status, ctr.log",
         )
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(engine_members),
-    case("archive/layout/checkpoint-directory", Level::Reference)
+    criu_case("archive/layout/checkpoint-directory", Level::Reference)
         .requirement(
             "The archive must have an entry for the directory checkpoint/, because checkpointctl rejects an \
             archive without it.",
         )
         .authority(authority::CHECKPOINTCTL)
         .expected("a directory entry checkpoint/")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             match archive.member("checkpoint") {
@@ -46,13 +39,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 None => fail("no entry checkpoint/"),
             }
         }),
-    case("archive/layout/flat-checkpoint-directory", Level::Reference)
+    criu_case("archive/layout/flat-checkpoint-directory", Level::Reference)
         .requirement("The images must be directly in checkpoint/, without subdirectories.")
         .authority(authority::COMMON_RUNTIMES)
         .expected("no subdirectory in checkpoint/")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             let is_nested = |name: &str| {
@@ -69,13 +59,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 "no subdirectory in checkpoint/",
             )
         }),
-    case("archive/layout/criu-image-names", Level::Reference)
+    criu_case("archive/layout/criu-image-names", Level::Reference)
         .requirement("Every image must have a name that CRIU defines.")
         .authority(authority::criu_file("criu/image-desc.c"))
         .expected("CRIU's image names")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             let unnamed = &archive.images.unknown_names;
@@ -89,13 +76,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 },
             )
         }),
-    case("archive/layout/dump-log", Level::Reference)
+    criu_case("archive/layout/dump-log", Level::Reference)
         .requirement("The archive must contain a non-empty dump.log with the log of the dump.")
         .authority(authority::COMMON_RUNTIMES)
         .expected("a non-empty text file")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             match &archive.dump_log {
@@ -109,21 +93,15 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 ),
             }
         }),
-    case("archive/layout/container-log", Level::Reference)
+    criu_case("archive/layout/container-log", Level::Reference)
         .requirement("The archive must contain the container's log.")
         .authority(authority::COMMON_RUNTIMES)
         .expected("container.log, io.kubernetes.cri-o.LogPath or ctr.log")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(container_log),
-    case("archive/layout/container-log-format", Level::Reference)
+    criu_case("archive/layout/container-log-format", Level::Reference)
         .requirement("Every line of the container's log must have a timestamp, a stream and a tag.")
         .authority(authority::CRI_LOGS)
         .expected("lines in CRI log format")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             match &archive.container_log {
@@ -134,24 +112,18 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 },
             }
         }),
-    case("archive/layout/rootfs-diff-is-tar", Level::Reference)
+    criu_case("archive/layout/rootfs-diff-is-tar", Level::Reference)
         .requirement("The member rootfs-diff.tar, if present, must be a tar, compressed or not.")
         .authority(authority::COMMON_RUNTIMES)
         .expected("a tar, plain or compressed")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(rootfs_diff),
-    case("archive/layout/descriptors-json", Level::Robust)
+    criu_case("archive/layout/descriptors-json", Level::Robust)
         .requirement(
             "The archive must contain checkpoint/descriptors.json, because runc and crun restore no container \
             without it.",
         )
         .authority(authority::RUNC)
         .expected("a file checkpoint/descriptors.json")
-        .depends_on(&["archive/tar/well-formed"])
-        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-        .shared()
         .check(|archive| {
             require_criu(archive)?;
             match archive.member(DESCRIPTORS) {

@@ -16,14 +16,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CWE_PATH_TRAVERSAL)
         .expected("relative names")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Absolute))),
     case("archive/members/no-path-traversal", Level::Robust)
         .requirement("No member must have a name with a `..` component.")
         .authority(authority::CWE_PATH_TRAVERSAL)
         .expected("no `..` in a name")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| {
             no_member(archive, |member| {
                 member.name_issues.contains(&NameIssue::ParentComponent)
@@ -38,7 +36,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("CVE-2026-53489")
         .expected("no symbolic link")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.kind == MemberKind::Symlink)),
     case("archive/members/no-hard-link", Level::Robust)
         .requirement("No member must be a hard link.")
@@ -46,14 +43,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("CVE-2026-53489")
         .expected("no hard link")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.kind == MemberKind::HardLink)),
     case("archive/members/no-device", Level::Robust)
         .requirement("No member must be a device or a FIFO.")
         .authority(authority::CWE_PATH_TRAVERSAL)
         .expected("no device and no FIFO")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| {
             no_member(archive, |member| {
                 matches!(member.kind, MemberKind::Device | MemberKind::Fifo)
@@ -68,14 +63,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("CVE-2025-58183")
         .expected("no sparse member")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.kind == MemberKind::Sparse)),
     case("archive/members/posix-type", Level::Robust)
         .requirement("Every member must have a type that POSIX defines.")
         .authority(authority::API_OPERATIONS)
         .expected("POSIX member types")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| matches!(member.kind, MemberKind::Other(_)))),
     case("archive/members/unique-names", Level::Robust)
         .requirement("No name must occur twice, because readers disagree on which member is used.")
@@ -83,7 +76,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
         .expected("unique names")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Duplicate))),
     case("archive/members/valid-names", Level::Robust)
         .requirement(
@@ -93,7 +85,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CWE_PATH_TRAVERSAL)
         .expected("well-formed names")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| no_member(archive, |member| member.name_issues.contains(&NameIssue::Malformed))),
     case("archive/members/no-setuid-setgid", Level::Robust)
         .requirement(
@@ -103,7 +94,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::CWE_PATH_TRAVERSAL)
         .expected("no setuid and no setgid bit")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| {
             no_member(archive, |member| {
                 member.kind != MemberKind::Directory && member.mode & 0o6000 != 0
@@ -115,7 +105,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("unpacked by a user other than root, a directory without these permissions hides its content")
         .expected("r-x for the owner")
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| {
             no_member(archive, |member| {
                 member.kind == MemberKind::Directory && member.mode & 0o500 != 0o500
@@ -131,7 +120,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("every image newer than createdTime")
         .depends_on(&["archive/metadata/config-dump-valid"])
         .may_depend_on(&["archive/metadata/times-ordered"])
-        .shared()
         .check(images_newer_than_container),
 ];
 

@@ -9,8 +9,8 @@ use cri_proto::criu::{
 };
 
 use super::preconditions::{
-    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, live_processes, pass_unless, require_complete,
-    require_pagemaps, require_process_tree,
+    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, live_processes, pass_unless, process_tree_case,
+    require_complete, require_pagemaps, require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive, Pagemap},
@@ -28,7 +28,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("mappings in order")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
-        .shared()
         .check(|archive| check_each_mm(archive, mapping_problems)),
     case("archive/memory/mm-fields-ordered", Level::Robust)
         .requirement(
@@ -39,7 +38,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("ordered ranges within mappings")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
-        .shared()
         .check(|archive| check_each_mm(archive, mm_layout_problems)),
     case("archive/memory/auxv", Level::Reference)
         .requirement("The auxiliary vector must consist of pairs and fit into CRIU's buffer.")
@@ -47,7 +45,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("an even number of words, at most 44")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pstree", "archive/processes/mm-images"])
-        .shared()
         .check(|archive| {
             check_each_mm(archive, |mm| {
                 let words = mm.mm_saved_auxv.len();
@@ -63,7 +60,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("one pages-ID.img for each page map")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(page_files),
     case("archive/memory/pages-match-pagemap", Level::Reference)
         .requirement("Every page file must contain exactly the pages of its page map.")
@@ -74,7 +70,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/pagemap-images",
             "archive/memory/compressed-blocks-valid",
         ])
-        .shared()
         .check(page_counts),
     case("archive/memory/compressed-blocks-valid", Level::Reference)
         .requirement("Every block of compressed pages must decompress to exactly the pages of its page map entry.")
@@ -82,7 +77,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("LZ4 blocks with the sizes in the page map")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(page_blocks),
     case("archive/memory/pagemap-ordered", Level::Reference)
         .requirement("The entries of a page map must be page aligned, in ascending order and without overlap.")
@@ -90,7 +84,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("entries in order")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.unordered_entry.clone())),
     case("archive/memory/pagemap-entries-present", Level::Reference)
         .requirement(
@@ -103,7 +96,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("the PRESENT flag in each entry")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.absent_entry.clone())),
     case("archive/memory/page-count-fields-agree", Level::Robust)
         .requirement(
@@ -117,14 +109,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("nr_pages = compat_nr_pages")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(|archive| check_each_pagemap(archive, |map| map.count_mismatch.clone())),
     case("archive/memory/pages-within-vmas", Level::Reference)
         .requirement("Every page must be within a mapping of its process.")
         .authority(authority::criu_file("criu/pagemap.c"))
         .expected("pages within mappings")
         .depends_on(&["archive/memory/pages-match-pagemap"])
-        .shared()
         .check(page_mapped),
     case("archive/memory/thread-stacks", Level::Reference)
         .requirement("The stack of every thread must be in the archive.")
@@ -136,7 +126,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/registers-within-vmas",
             "archive/memory/pagemap-entries-present",
         ])
-        .shared()
         .check(stack_pages),
     case("archive/memory/vdso", Level::Reference)
         .requirement("The pages of each process's vdso must be in the archive.")
@@ -149,17 +138,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/pagemap-images",
             "archive/memory/pagemap-entries-present",
         ])
-        .shared()
         .check(vdso_pages),
-    case("archive/memory/single-vvar", Level::Reference)
+    process_tree_case("archive/memory/single-vvar", Level::Reference)
         .requirement("A process must have a single vvar mapping, although newer kernels show two.")
         .authority(authority::criu_file(
             "criu/proc_parse.c: [vvar_vclock] is a part of [vvar]",
         ))
         .expected("one vvar mapping per address space")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(single_vvar),
     case("archive/memory/shared-memory", Level::Reference)
         .requirement("Every segment of shared memory must have a page map of its own.")
@@ -167,7 +152,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("pagemap-shmem-ID.img for each segment")
         .depends_on(IMAGES)
         .may_depend_on(&["archive/processes/pagemap-images"])
-        .shared()
         .check(shared_memory_pagemaps),
     case("archive/memory/arguments", Level::Reference)
         .requirement("The pages with the command-line arguments of every process must be in the archive.")
@@ -178,7 +162,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/pagemap-images",
             "archive/memory/pagemap-entries-present",
         ])
-        .shared()
         .check(argument_pages),
     case("archive/memory/expected-bytes", Level::Reference)
         .requirement("Bytes that were in the container's memory must be in the archive's memory pages.")
@@ -187,7 +170,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .requires(&[Capability::KnownMemory])
         .depends_on(&["archive/tar/well-formed"])
         .may_depend_on(&["archive/tar/not-empty"])
-        .shared()
         .check(|archive| {
             require_complete(archive)?;
             if archive.members.is_empty() {

@@ -25,7 +25,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("absolute destinations without `..`; types file or directory")
         .depends_on(&["archive/metadata/spec-dump-valid"])
         .may_depend_on(&["archive/metadata/lists-valid"])
-        .shared()
         .check(destinations_in_container),
     case("archive/mounts/bind-mounts-in-spec", Level::Robust)
         .requirement(
@@ -37,7 +36,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("destinations of spec.dump")
         .depends_on(&["archive/metadata/spec-dump-valid"])
         .may_depend_on(&["archive/metadata/lists-valid"])
-        .shared()
         .check(listed_mounts_in_spec),
     case("archive/mounts/no-host-sources", Level::Robust)
         .requirement(
@@ -53,7 +51,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/metadata/lists-valid",
         ])
-        .shared()
         .check(no_host_source),
     case("archive/mounts/deleted-files-inside", Level::Robust)
         .requirement("No path in deleted.files must have a `..` component.")
@@ -65,7 +62,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/format/checkpoint-archive",
             "archive/metadata/lists-valid",
         ])
-        .shared()
         .check(deleted_files),
 ];
 

@@ -18,11 +18,25 @@ use cri_proto::{
 
 use crate::{
     archive::{Images, InspectedArchive, ParsedDocument},
-    engine::{Case, NonPass},
+    engine::{Case, CaseBuilder, Level, NonPass, case},
 };
 
 /// A case of this suite.
 pub type ArchiveCase = Case<InspectedArchive>;
+
+/// A case that begins with [`require_criu`].
+pub(super) const fn criu_case(id: &'static str, level: Level) -> CaseBuilder {
+    case(id, level)
+        .depends_on(&["archive/tar/well-formed"])
+        .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
+}
+
+/// A case that begins with [`require_process_tree`].
+pub(super) const fn process_tree_case(id: &'static str, level: Level) -> CaseBuilder {
+    case(id, level)
+        .depends_on(IMAGES)
+        .may_depend_on(&["archive/processes/pstree"])
+}
 
 /// Blocks the calling case unless the archive was read to its end.
 pub(super) fn require_complete(archive: &InspectedArchive) -> Result<(), NonPass> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use cri_proto::criu::message::{CoreEntry, PstreeEntry, core_entry::March};
 
 use super::preconditions::{
-    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, is_dead_task, live_processes, pass_unless, require_images,
-    require_process_tree,
+    ArchiveCase, IMAGES, Mappings, Problems, ip_and_sp, is_dead_task, live_processes, pass_unless, process_tree_case,
+    require_images, require_process_tree,
 };
 use crate::{
     archive::{Images, InspectedArchive},
@@ -23,15 +23,11 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .expected("one root, and known parents and threads")
         .depends_on(IMAGES)
-        .shared()
         .check(process_tree),
-    case("archive/processes/core-images", Level::Reference)
+    process_tree_case("archive/processes/core-images", Level::Reference)
         .requirement("Every thread of every process must have a core image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree"))
         .expected("core-TID.img for each thread")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
             let threads = all_thread_ids(images);
@@ -41,45 +37,30 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 format!("{} threads", threads.len()),
             )
         }),
-    case("archive/processes/mm-images", Level::Reference)
+    process_tree_case("archive/processes/mm-images", Level::Reference)
         .requirement("Every live process must have its address space in an mm image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --ps-tree-cmd"))
         .expected("mm-PID.img for each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| each_process_has(archive, "mm", |images, pid| images.mms.contains_key(&pid))),
-    case("archive/processes/pagemap-images", Level::Reference)
+    process_tree_case("archive/processes/pagemap-images", Level::Reference)
         .requirement("Every live process must have a page map.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl memparse"))
         .expected("pagemap-PID.img for each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| each_process_has(archive, "pagemap", |images, pid| images.pagemaps.contains_key(&pid))),
-    case("archive/processes/ids-images", Level::Reference)
+    process_tree_case("archive/processes/ids-images", Level::Reference)
         .requirement("Every live process must have an ids image, which identifies the kernel objects that it shares.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("ids-PID.img for each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| each_process_has(archive, "ids", |images, pid| images.ids.contains_key(&pid))),
-    case("archive/processes/fs-images", Level::Reference)
+    process_tree_case("archive/processes/fs-images", Level::Reference)
         .requirement("Every live process must have an fs image with its working directory and root.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("fs-PID.img for each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| each_process_has(archive, "fs", |images, pid| images.fs.contains_key(&pid))),
-    case("archive/processes/fdinfo-images", Level::Reference)
+    process_tree_case("archive/processes/fdinfo-images", Level::Reference)
         .requirement("Every descriptor table that a process refers to must have an fdinfo image.")
         .authority(authority::CHECKPOINTCTL.with_section("checkpointctl --files"))
         .expected("fdinfo-ID.img for each table")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
             let tables: BTreeSet<_> = images.ids.values().map(|ids| ids.files_id).collect();
@@ -89,41 +70,29 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 format!("{} tables", tables.len()),
             )
         }),
-    case("archive/processes/no-orphan-images", Level::Robust)
+    process_tree_case("archive/processes/no-orphan-images", Level::Robust)
         .requirement("Every image must belong to a process of the tree, or to a descriptor table of such a process.")
         .authority(Authority::PROJECT)
         .motivation("cri-o#7355, cri-o#9692: images of an earlier attempt in the archive")
         .expected("no image of another process or table")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(no_orphan_images),
-    case("archive/processes/architecture", Level::Reference)
+    process_tree_case("archive/processes/architecture", Level::Reference)
         .requirement("Every core image must be of the same known architecture and contain its registers.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("one architecture, with its registers")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(architecture),
-    case("archive/processes/tc-in-leaders", Level::Reference)
+    process_tree_case("archive/processes/tc-in-leaders", Level::Reference)
         .requirement(
             "The state that threads of a process share, with the command name, must be in the core image of \
             the leader only.",
         )
         .authority(authority::criu_file("images/core.proto"))
         .expected("tc in leaders only")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(leader_state),
-    case("archive/processes/thread-creds", Level::Reference)
+    process_tree_case("archive/processes/thread-creds", Level::Reference)
         .requirement("Every thread must have its own state with its credentials.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("thread_core with creds")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
             let threads = live_processes(images)
@@ -135,24 +104,18 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 format!("{} core images", images.cores.len()),
             )
         }),
-    case("archive/processes/sigactions", Level::Reference)
+    process_tree_case("archive/processes/sigactions", Level::Reference)
         .requirement(
             "Every process must have an action for each signal from 1 to 64 except SIGKILL (9) and SIGSTOP \
             (19).",
         )
         .authority(authority::criu_file("criu/cr-restore.c"))
         .expected("62 actions for each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(signal_actions),
-    case("archive/processes/rlimits", Level::Reference)
+    process_tree_case("archive/processes/rlimits", Level::Reference)
         .requirement("Every process must have its 16 resource limits, with no soft limit above its hard limit.")
         .authority(authority::criu_file("images/rlimit.proto"))
         .expected("16 limits, cur <= max")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
             let problems = live_processes(images).filter_map(|(process, core)| {
@@ -167,13 +130,10 @@ pub(super) const CASES: &[ArchiveCase] = &[
             });
             pass_unless(problems, format!("{} processes", images.pstree.len()))
         }),
-    case("archive/processes/itimers", Level::Reference)
+    process_tree_case("archive/processes/itimers", Level::Reference)
         .requirement("Every process must have its three interval timers.")
         .authority(authority::criu_file("images/core.proto"))
         .expected("timers in each process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(|archive| {
             let images = require_process_tree(archive)?;
             let incomplete =
@@ -183,7 +143,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
                 "timers in each process",
             )
         }),
-    case("archive/processes/posix-timer-targets", Level::Reference)
+    process_tree_case("archive/processes/posix-timer-targets", Level::Reference)
         .requirement(
             "A POSIX timer that signals a thread must name a thread of its own process, or a restore cannot \
             create it.",
@@ -192,19 +152,13 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "images/timer.proto; timer_create(2), SIGEV_THREAD_ID",
         ))
         .expected("notify_thread_id of a thread of the process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(posix_timers),
-    case("archive/processes/leaders-alive", Level::Reference)
+    process_tree_case("archive/processes/leaders-alive", Level::Reference)
         .requirement("A process with images of live threads must not be marked dead, or a restore loses the threads.")
         .authority(authority::criu_file(
             "criu/cr-restore.c: a dead process is restored as an exit, without threads",
         ))
         .expected("no core image of a thread of a dead process")
-        .depends_on(IMAGES)
-        .may_depend_on(&["archive/processes/pstree"])
-        .shared()
         .check(living_leaders),
     case("archive/processes/registers-within-vmas", Level::Reference)
         .requirement(
@@ -219,7 +173,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/mm-images",
             "archive/processes/core-images",
         ])
-        .shared()
         .check(registers),
     case("archive/processes/no-erestart-codes", Level::Reference)
         .requirement(
@@ -234,7 +187,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
             "archive/processes/mm-images",
             "archive/processes/core-images",
         ])
-        .shared()
         .check(no_restart_errnos),
 ];
 

@@ -14,7 +14,6 @@ pub(super) const CASES: &[ArchiveCase] = &[case("archive/secrets/memory-and-spec
     .requires(&[Capability::KnownSecret])
     .depends_on(&["archive/tar/well-formed"])
     .may_depend_on(&["archive/tar/not-empty", "archive/format/checkpoint-archive"])
-    .shared()
     .check(|archive| {
         require_criu(archive)?;
         match &archive.secret_leaks {

@@ -34,14 +34,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         ))
         .expected("no hooks")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(hooks),
     case("archive/spec/default-devices-only", Level::Robust)
         .requirement("spec.dump must request only the default devices, because the Pod and its node grant devices.")
         .authority(authority::OCI.with_section("OCI runtime specification (config-linux.md: devices)"))
         .expected("default devices only")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(devices),
     case("archive/spec/no-cdi-annotations", Level::Robust)
         .requirement(
@@ -52,7 +50,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .motivation("CVE-2026-53492: containerd restored CDI annotations of the archive")
         .expected("no annotation cdi.k8s.io/*")
         .depends_on(&["archive/metadata/spec-dump-valid"])
-        .shared()
         .check(cdi),
 ];
 

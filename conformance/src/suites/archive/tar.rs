@@ -16,14 +16,12 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::API_OPERATIONS)
         .expected("a tar that can be read to its end")
         .may_depend_on(&["archive/tar/bounded-headers"])
-        .shared()
         .check(well_formed),
     case("archive/tar/end-marker", Level::Documented)
         .requirement("The archive must end with two zero blocks, which show that a tar file is complete.")
         .authority(authority::API_OPERATIONS)
         .expected("two zero blocks")
         .depends_on(&["archive/tar/well-formed"])
-        .shared()
         .check(|archive| {
             require_complete(archive)?;
             check(
@@ -40,7 +38,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(authority::API_INTRODUCTION)
         .expected("members with content")
         .depends_on(&["archive/tar/well-formed"])
-        .shared()
         .check(|archive| {
             require_complete(archive)?;
             let files = archive.members.iter().filter(|member| member.kind == MemberKind::File);
@@ -57,7 +54,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         )
         .authority(authority::KUBERNETES_E2E)
         .expected("no compression")
-        .shared()
         .check(|archive| match archive.compression {
             Some(compression) if archive.input == InputKind::Archive(Layout::Podman) => {
                 pass(format!("{compression}, as Podman writes it"))
@@ -71,7 +67,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .expected("zeros up to the blocking factor, or no data")
         .depends_on(&["archive/tar/well-formed"])
         .may_depend_on(&["archive/tar/end-marker"])
-        .shared()
         .check(no_trailing_data),
     case("archive/tar/bounded-headers", Level::Robust)
         .requirement(
@@ -81,7 +76,6 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .authority(Authority::PROJECT)
         .motivation("CVE-2025-58183")
         .expected("headers within this reader's limits")
-        .shared()
         .check(|archive| match &archive.end {
             TarEnd::LimitReached { offset, limit } => fail(format!("at byte {offset}: {limit}")),
             _ => pass(format!("{} members", archive.members.len())),
