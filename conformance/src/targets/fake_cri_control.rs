@@ -6,14 +6,10 @@ use std::{
     time::Duration,
 };
 
-use cri_proto::control::v1::{
-    AddFaultsRequest, ClearFaultsRequest, FaultRule, JournalEntry, JournalRequest, ListFaultsRequest,
-    control_client::ControlClient,
-};
-use hyper_util::rt::TokioIo;
+use cri_proto::control::v1::{FaultRule, JournalEntry};
+use fake_cri::control::Client;
 use serde_json::Value;
-use tokio::{net::UnixStream, sync::Mutex};
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::Mutex;
 
 use super::TargetError;
 use crate::evidence::{EvidenceKind, record};
@@ -22,7 +18,7 @@ use crate::evidence::{EvidenceKind, record};
 #[derive(Debug)]
 pub struct FakeCriControl {
     socket: PathBuf,
-    client: ControlClient<Channel>,
+    client: Client,
     // The ids of the rules that this connection added, for `clear_rules`.
     rule_ids: Mutex<Vec<String>>,
     // The last known end of the journal. Later reads start there: the kubelet polls the runtime, which makes the
@@ -61,19 +57,12 @@ impl FakeCriControl {
     /// # Errors
     /// The socket does not accept the connection.
     pub async fn connect(socket: &Path) -> Result<FakeCriControl, TargetError> {
-        let path = socket.to_owned();
-        let connect = move |_| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        };
-        // `Endpoint` requires a URI. It is not used: the connector knows the socket.
-        let channel = Endpoint::from_static("http://control.invalid")
-            .connect_with_connector(tower::service_fn(connect))
+        let client = Client::connect(socket)
             .await
-            .map_err(|error| TargetError::Control(format!("{}: {}", socket.display(), error_chain(&error))))?;
+            .map_err(|error| TargetError::Control(format!("{}: {:#}", socket.display(), anyhow::Error::from(error))))?;
         Ok(FakeCriControl {
             socket: socket.to_owned(),
-            client: ControlClient::new(channel),
+            client,
             rule_ids: Mutex::default(),
             last_sequence: AtomicU64::new(0),
         })
@@ -89,11 +78,14 @@ impl FakeCriControl {
     /// # Errors
     /// A rule is invalid, or fake-cri does not respond.
     pub async fn add_rules(&self, rules: &[&str]) -> Result<(), TargetError> {
-        let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
         // The lock is held during the call: `clear_rules` must know the rules of a case that is cancelled here.
         let mut rule_ids = self.rule_ids.lock().await;
-        let response = self.client.clone().add_faults(AddFaultsRequest { rules }).await;
-        rule_ids.extend(response.map_err(control_error)?.into_inner().ids);
+        rule_ids.extend(
+            self.client
+                .add_faults(rules.iter().copied())
+                .await
+                .map_err(control_error)?,
+        );
         Ok(())
     }
 
@@ -106,15 +98,10 @@ impl FakeCriControl {
         const POLL_INTERVAL: Duration = Duration::from_millis(10);
         let started_at = std::time::Instant::now();
         loop {
-            let listed = self
-                .client
-                .clone()
-                .list_faults(ListFaultsRequest {})
-                .await
-                .map_err(control_error)?;
+            let rules = self.client.list_faults().await.map_err(control_error)?;
             let rule_ids = self.rule_ids.lock().await;
             let fired = |rule: &FaultRule| rule.fired > 0 && rule_ids.contains(&rule.id);
-            if listed.into_inner().rules.iter().any(fired) {
+            if rules.iter().any(fired) {
                 return Ok(true);
             }
             drop(rule_ids);
@@ -134,12 +121,7 @@ impl FakeCriControl {
         if rule_ids.is_empty() {
             return Ok(());
         }
-        let ids = rule_ids.clone();
-        self.client
-            .clone()
-            .clear_faults(ClearFaultsRequest { ids })
-            .await
-            .map_err(control_error)?;
+        self.client.clear_faults(&rule_ids).await.map_err(control_error)?;
         rule_ids.clear();
         Ok(())
     }
@@ -189,18 +171,8 @@ impl FakeCriControl {
         position: u64,
         timeout: Duration,
     ) -> Result<Option<JournaledCheckpoint>, TargetError> {
-        let request = JournalRequest {
-            follow: true,
-            after: position,
-        };
         let next = async {
-            let mut stream = self
-                .client
-                .clone()
-                .journal(request)
-                .await
-                .map_err(control_error)?
-                .into_inner();
+            let mut stream = self.client.follow_journal(position).await.map_err(control_error)?;
             while let Some(entry) = stream.message().await.map_err(control_error)? {
                 if is_checkpoint(&entry) {
                     record_journal_entry(&entry);
@@ -228,19 +200,7 @@ impl FakeCriControl {
     }
 
     async fn entries(&self, after: u64) -> Result<Vec<JournalEntry>, TargetError> {
-        let request = JournalRequest { follow: false, after };
-        let mut stream = self
-            .client
-            .clone()
-            .journal(request)
-            .await
-            .map_err(control_error)?
-            .into_inner();
-        let mut entries = Vec::new();
-        while let Some(entry) = stream.message().await.map_err(control_error)? {
-            entries.push(entry);
-        }
-        Ok(entries)
+        self.client.journal(after).await.map_err(control_error)
     }
 }
 
@@ -299,16 +259,6 @@ fn parse_checkpoint(entry: &JournalEntry) -> Result<JournaledCheckpoint, TargetE
 
 fn control_error(status: tonic::Status) -> TargetError {
     TargetError::Control(format!("{:?}: {}", status.code(), status.message()))
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
