@@ -15,11 +15,14 @@
 
 pub mod archive;
 pub mod cli;
+mod cri_client;
 pub mod engine;
 pub mod evidence;
+mod http_server;
 pub mod image;
 pub mod mutation;
 pub mod reference_kubelet;
 pub mod report;
 pub mod suites;
 pub mod targets;
+pub mod tls;

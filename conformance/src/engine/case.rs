@@ -38,13 +38,8 @@ pub enum NonPass {
 impl NonPass {
     /// An error of the harness, with all its causes.
     pub fn error(error: &(dyn std::error::Error + 'static)) -> NonPass {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        NonPass::Error(text)
+        let causes: Vec<_> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+        NonPass::Error(causes.join(": "))
     }
 }
 

@@ -273,8 +273,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
                     container_id: message.container_id.clone(),
                     timeout: 0,
                 };
-                cri.checkpoint_container(deadline, message).await?;
-                cri.stop_container(cri.timeout(), stop).await.map(drop)
+                cri.call(deadline, message).await?;
+                cri.call(cri.timeout(), stop).await.map(drop)
             })
         }))
         .must_fail(&["kubelet/container/keeps-running"]),

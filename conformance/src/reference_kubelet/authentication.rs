@@ -12,7 +12,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use x509_parser::prelude::FromDer as _;
 
-use super::{Config, StartError, tls};
+use super::{Config, StartError, certificates};
+use crate::{http_server::ClientChain, tls};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UserInfo {
@@ -27,10 +28,6 @@ pub(crate) struct Authentication {
     anonymous: bool,
 }
 
-/// The certificates that the client sent: an extension of the requests on the port with authentication.
-#[derive(Clone)]
-pub(super) struct ClientChain(pub(super) Arc<[CertificateDer<'static>]>);
-
 /// The result for one kind of credentials.
 pub(crate) enum CredentialCheck {
     /// The request has no credentials of this kind.
@@ -44,9 +41,8 @@ impl Authentication {
         let authorities = match &config.client_ca_file {
             None => None,
             Some(path) => {
-                let roots = tls::authorities(path)?;
-                let provider = Arc::new(rustls::crypto::ring::default_provider());
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider)
+                let roots = certificates::authorities(path)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), tls::provider())
                     .build()
                     .map_err(|e| StartError::Content {
                         path: path.clone(),

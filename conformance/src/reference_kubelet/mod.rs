@@ -32,29 +32,31 @@ use authorization::Authorizer;
 use checkpoint::CheckpointHandler;
 use pod_store::PodStore;
 use runtime_connection::RuntimeConnection;
-use server::{Handlers, Port};
+use server::Handlers;
 use static_pod::Supervisor;
+
+use crate::tls;
 
 pub(crate) mod authentication;
 pub(crate) mod authorization;
 pub(crate) mod behavior;
+mod certificates;
 pub(crate) mod checkpoint;
 mod config;
+mod images;
 mod logs;
 mod pod_requests;
 pub(crate) mod pod_store;
 pub(crate) mod responses;
 pub(crate) mod route;
-mod runtime_calls;
 pub(crate) mod runtime_connection;
 pub(crate) mod server;
 mod start_error;
 mod static_pod;
-mod tls;
 
+pub(crate) use images::LocalImage;
 pub(crate) use logs::log_text;
 pub(crate) use pod_requests::PodRequests;
-pub(crate) use runtime_calls::LocalImage;
 
 /// A reference kubelet. It serves until [`shutdown`](Self::shutdown). When it is dropped instead, it stops serving and
 /// its Pods keep running.
@@ -80,13 +82,15 @@ impl ReferenceKubelet {
             config.runtime_request_timeout,
         )?);
         let authentication = Authentication::new(&config)?;
-        let tls = tls::server(&config, authentication.client_cas())?;
+        let server_certificate = certificates::server_certificate(&config)?;
+        let tls = tls::server_config(&server_certificate, authentication.client_cas(), config.http2)
+            .map_err(|error| StartError::Certificate(error.to_string()))?;
         create_directories(&config)?;
         let message = VersionRequest {
             version: "0.1.0".to_owned(),
         };
         let version = cri
-            .version(cri.timeout(), message)
+            .call(cri.timeout(), message)
             .await
             .map_err(|error| StartError::Runtime {
                 endpoint: config.runtime_endpoint.clone(),
@@ -114,18 +118,18 @@ impl ReferenceKubelet {
             pods,
             config,
         });
-        let secure = Port::Secure(TlsAcceptor::from(tls.config));
-        tasks.spawn(server::serve(listener, secure, Arc::clone(&handlers), stop.clone()));
+        let tls = Some(TlsAcceptor::from(Arc::new(tls)));
+        tasks.spawn(server::serve(listener, tls, Arc::clone(&handlers), stop.clone()));
         let mut read_only_address = None;
         if let Some((listener, address)) = read_only {
             read_only_address = Some(address);
-            tasks.spawn(server::serve(listener, Port::ReadOnly, handlers, stop.clone()));
+            tasks.spawn(server::serve(listener, None, handlers, stop.clone()));
         }
         tasks.close();
         Ok(Self {
             address,
             read_only_address,
-            certificate: tls.certificate,
+            certificate: server_certificate.certificate,
             stop,
             tasks,
         })

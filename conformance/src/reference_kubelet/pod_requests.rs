@@ -8,7 +8,7 @@ use std::{io, path::Path, path::PathBuf};
 use cri_proto::runtime::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::{Config, runtime_calls::LocalImage, static_pod::translate};
+use super::{Config, images::LocalImage, static_pod::translate};
 
 /// Builds the requests for one Pod.
 #[derive(Clone, Debug)]

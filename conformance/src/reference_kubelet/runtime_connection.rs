@@ -3,25 +3,18 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cri_proto::runtime::v1::image_service_client::ImageServiceClient;
-use cri_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Status};
 
 use super::StartError;
-
-/// The kubelet's limit for a gRPC message.
-const MAX_MESSAGE_BYTES: usize = 16 << 20;
+use crate::cri_client::{CriClient, CriRequest};
 
 /// A connection to the runtime. It reconnects after a failure.
 #[derive(Debug)]
 pub(crate) struct RuntimeConnection {
-    channel: Channel,
-    socket: PathBuf,
+    client: CriClient,
     timeout: Duration,
     operations: Mutex<BTreeMap<&'static str, OperationCounts>>,
 }
@@ -45,23 +38,12 @@ pub(crate) struct CriError {
 impl RuntimeConnection {
     /// Creates the connection. The first call connects.
     pub(super) fn new(endpoint: &str, timeout: Duration) -> Result<Self, StartError> {
-        let refused = |reason: String| StartError::Runtime {
+        let client = CriClient::new(endpoint).ok_or_else(|| StartError::Runtime {
             endpoint: endpoint.to_owned(),
-            reason,
-        };
-        let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
-        if !socket.starts_with('/') {
-            return Err(refused("expected unix:///PATH with an absolute path".to_owned()));
-        }
-        // The origin is only used for the `:authority` header: a unix socket has no host.
-        let channel = Endpoint::from_shared(format!("unix://{socket}"))
-            .map_err(|error| refused(error.to_string()))?
-            .origin(Uri::from_static("http://localhost"))
-            .connect_lazy();
-        let socket = PathBuf::from(socket);
+            reason: "expected unix:///PATH with an absolute path".to_owned(),
+        })?;
         Ok(Self {
-            channel,
-            socket,
+            client,
             timeout,
             operations: Mutex::default(),
         })
@@ -71,33 +53,14 @@ impl RuntimeConnection {
         self.timeout
     }
 
-    pub(super) fn runtime(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
-    pub(super) fn images(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
-    }
-
     /// Makes a call with a deadline, which is also sent to the runtime. Dropping the future cancels the call.
-    pub(super) async fn call<M, R, F>(
-        &self,
-        operation: &'static str,
-        deadline: Duration,
-        message: M,
-        rpc: impl FnOnce(Request<M>) -> F,
-    ) -> Result<R, CriError>
-    where
-        F: Future<Output = Result<Response<R>, Status>>,
-    {
+    pub(crate) async fn call<M: CriRequest>(&self, deadline: Duration, message: M) -> Result<M::Response, CriError> {
         // Client and runtime have the same deadline. A DeadlineExceeded that the runtime returns within this slack
         // counts as the deadline of the client.
         const DEADLINE_SLACK: Duration = Duration::from_millis(20);
-        let mut request = Request::new(message);
-        request.set_timeout(deadline);
         let started_at = Instant::now();
-        let result = match tokio::time::timeout(deadline, rpc(request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+        let result = match tokio::time::timeout(deadline, self.client.call(deadline, message)).await {
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(status))
                 if status.code() == Code::DeadlineExceeded && started_at.elapsed() + DEADLINE_SLACK >= deadline =>
             {
@@ -106,7 +69,7 @@ impl RuntimeConnection {
             Ok(Err(status)) => Err(self.to_cri_error(&status)),
             Err(_) => Err(CriError::deadline_exceeded()),
         };
-        self.count_operation(operation, result.is_err());
+        self.count_operation(M::OPERATION, result.is_err());
         result
     }
 
@@ -169,7 +132,7 @@ impl RuntimeConnection {
                 } else {
                     "connection refused"
                 };
-                let socket = self.socket.display();
+                let socket = self.client.socket().display();
                 let dial = format!("transport: Error while dialing: dial unix {socket}: connect: {reason}");
                 return CriError::unavailable(&format!("connection error: desc = \"{dial}\""));
             }
@@ -250,15 +213,5 @@ mod tests {
         assert!(
             metrics.contains("kubelet_runtime_operations_errors_total{operation_type=\"checkpoint_container\"} 1\n")
         );
-    }
-
-    #[tokio::test]
-    async fn rejects_endpoints_that_are_no_socket() {
-        for endpoint in ["tcp://127.0.0.1:1", "relative.sock", ""] {
-            assert!(
-                RuntimeConnection::new(endpoint, Duration::from_secs(1)).is_err(),
-                "{endpoint}"
-            );
-        }
     }
 }

@@ -1,24 +1,16 @@
-//! Accepts connections, and authenticates, authorizes and routes each request.
+//! Authenticates, authorizes and routes each request.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::authentication::{Authentication, ClientChain};
+use super::authentication::Authentication;
 use super::authorization::{Attributes, Authorizer};
 use super::checkpoint::CheckpointHandler;
 use super::pod_store::PodStore;
@@ -26,9 +18,7 @@ use super::responses::{self, FullResponse, Rejection, reject};
 use super::route::{self, Route};
 use super::runtime_connection::RuntimeConnection;
 use super::{Config, logs};
-
-/// The timeout for the TLS handshake and for the head of a request.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::http_server::{self, ClientChain};
 
 #[derive(Debug)]
 pub(crate) struct Handlers {
@@ -40,86 +30,25 @@ pub(crate) struct Handlers {
     pub(super) checkpoints: CheckpointHandler,
 }
 
-#[derive(Clone)]
-pub(super) enum Port {
-    /// HTTPS, with all handlers.
-    Secure(TlsAcceptor),
-    /// HTTP, without authentication and without debugging handlers.
-    ReadOnly,
-}
-
-/// Serves until `stop`, then drops the open connections, which cancels their CRI calls.
-pub(super) async fn serve(listener: TcpListener, port: Port, handlers: Arc<Handlers>, stop: CancellationToken) {
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = serve_connection(stream, peer, port.clone(), Arc::clone(&handlers));
-                connections.spawn(stop.clone().run_until_cancelled_owned(connection));
-            }
-            Err(error) => {
-                // Most likely there are too many open files. Retry when some have closed.
-                tracing::warn!(%error, "failed to accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-    connections.close();
-    connections.wait().await;
-}
-
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, port: Port, handlers: Arc<Handlers>) {
-    // Send small responses immediately. A failure to set this only delays them.
-    let _ = stream.set_nodelay(true);
-    match port {
-        Port::ReadOnly => serve_requests(stream, handlers, None).await,
-        Port::Secure(acceptor) => match tokio::time::timeout(CLIENT_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let chain = chain.iter().map(|certificate| certificate.clone().into_owned());
-                let chain = ClientChain(chain.collect());
-                serve_requests(stream, handlers, Some(chain)).await;
-            }
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
-        },
-    }
-}
-
-/// Serves the requests of one connection. `chain` is `None` on the read-only port.
-async fn serve_requests(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+/// Serves with all handlers over TLS; without it, the read-only port: without authentication and debugging handlers.
+/// Dropping a connection cancels its CRI calls.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     handlers: Arc<Handlers>,
-    chain: Option<ClientChain>,
+    stop: CancellationToken,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (handlers, chain) = (Arc::clone(&handlers), chain.clone());
+    let handler = move |request: Request<Incoming>| {
+        let handlers = Arc::clone(&handlers);
         async move {
             // No handler reads the body. It is dropped after the response, because hyper drains or closes then.
             let (mut request, _body) = request.into_parts();
-            if let Some(chain) = chain {
-                request.extensions.insert(chain);
-            }
             let response = handlers.handle(&mut request).await;
             tracing::info!(method = %request.method, path = request.uri.path(), status = response.status().as_u16());
-            Ok::<_, Infallible>(response.map(Full::new))
+            response.map(Full::new)
         }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .title_case_headers(true)
-        .timer(TokioTimer::new())
-        .header_read_timeout(CLIENT_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
-    // When the client disconnects, this future ends and drops the future of the handler.
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(error, "connection ended");
-    }
+    };
+    http_server::serve(listener, tls, stop, handler).await;
 }
 
 impl Handlers {

@@ -18,8 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::{
-    CertificateAuthority, Client, FakeCriControl, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT,
-    ServerVerification, TargetError,
+    Client, FakeCriControl, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, ServerVerification, TargetError,
     identities::{self, TestIdentities},
     pod,
     run_dir::RunDir,
@@ -28,6 +27,7 @@ use crate::{
     engine::Suite,
     reference_kubelet::{Authorization, Config, ReferenceKubelet},
     report,
+    tls::CertificateAuthority,
 };
 
 const NODE_NAME: &str = "embedded";

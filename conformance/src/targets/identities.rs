@@ -8,10 +8,8 @@
 
 use reqwest::Url;
 
-use super::{
-    CertificateAuthority, CertificateKeyPair, HttpsEndpoint, Identity, ServerVerification, TargetError,
-    client::ExtraIdentities,
-};
+use super::{HttpsEndpoint, Identity, ServerVerification, TargetError, client::ExtraIdentities};
+use crate::tls::{CertificateAuthority, CertificateKeyPair};
 
 pub(super) const AUTHORIZED_USER: &str = "checkpoint-conformance";
 const DENIED_USER: &str = "checkpoint-conformance-denied";
@@ -38,12 +36,11 @@ pub(super) struct TestIdentities {
 impl TestIdentities {
     /// Creates credentials, which are valid as long as the target exists.
     pub(super) fn new(authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
-        let token: [u8; 16] = rand::random();
         Ok(TestIdentities {
             authorized: authority.issue_client(AUTHORIZED_USER, USER_GROUP)?,
             denied: authority.issue_client(DENIED_USER, USER_GROUP)?,
             node_proxy_only: authority.issue_client(NODE_PROXY_USER, USER_GROUP)?,
-            token: format!("{:032x}", u128::from_be_bytes(token)),
+            token: format!("{:032x}", rand::random::<u128>()),
         })
     }
 
@@ -55,10 +52,7 @@ impl TestIdentities {
         read_only: Option<String>,
     ) -> Result<HttpsEndpoint, TargetError> {
         let url = |text: &str| Url::parse(text).map_err(|error| TargetError::Argument(format!("{text}: {error}")));
-        let identity = |pair: &CertificateKeyPair| Identity::Certificate {
-            certificate: pair.certificate.clone(),
-            key: pair.key.clone(),
-        };
+        let identity = |pair: &CertificateKeyPair| Identity::Certificate(pair.clone());
         Ok(HttpsEndpoint {
             base_url: url(base)?,
             verification,

@@ -297,7 +297,7 @@ impl Kubelet {
         let client = self.client().await;
         for identity in client.endpoint().identities() {
             match identity {
-                Identity::Certificate { key, .. } => secrets.add(key),
+                Identity::Certificate(pair) => secrets.add(&pair.key),
                 Identity::Token(token) => secrets.add(token),
             }
         }

@@ -28,7 +28,6 @@ mod identities;
 mod kind;
 mod kubelet;
 mod kubelet_version;
-mod pki;
 mod pod;
 pub mod policy;
 mod real_kubelet;
@@ -49,7 +48,6 @@ pub use fake_cri_control::{FakeCriControl, JournaledCheckpoint};
 pub use file_snapshot::FileSnapshot;
 pub use kind::{Offer, TargetKind};
 pub use kubelet::{ContainerRef, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, SiblingContainers};
-pub use pki::{CertificateAuthority, CertificateKeyPair};
 pub use real_kubelet::RealKubelet;
 pub use stale_runs::remove_stale_runs;
 pub use url::{CredentialFiles, UrlTarget};
@@ -112,9 +110,8 @@ impl TargetError {
 
 fn root_cause(error: &reqwest::Error) -> String {
     // The outermost message only repeats the URL. The innermost cause says what happened.
-    let mut error: &dyn std::error::Error = error;
-    while let Some(cause) = error.source() {
-        error = cause;
-    }
-    error.to_string()
+    anyhow::Chain::new(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use super::{
     Client, ContainerRef, Credentials, ExtraIdentities, FakeCriControl, HttpsEndpoint, Identity, Kubelet,
     ServerVerification, SiblingContainers, TargetError, kubelet_version, pod,
 };
-use crate::{engine::Suite, report};
+use crate::{engine::Suite, report, tls::CertificateKeyPair};
 
 /// How to reach a running kubelet.
 #[derive(Clone, Debug)]
@@ -52,10 +52,10 @@ impl CredentialFiles {
     pub(super) fn read(&self) -> Result<Identity, TargetError> {
         let read = |path: &PathBuf| fs::read_to_string(path).map_err(TargetError::file(path));
         Ok(match self {
-            CredentialFiles::Certificate { certificate, key } => Identity::Certificate {
+            CredentialFiles::Certificate { certificate, key } => Identity::Certificate(CertificateKeyPair {
                 certificate: read(certificate)?,
                 key: read(key)?,
-            },
+            }),
             CredentialFiles::Token(path) => Identity::Token(read(path)?.trim().to_owned()),
         })
     }

@@ -44,10 +44,11 @@ async fn reports_never_contain_secrets() {
     let client = session.kubelet.client().await;
     let mut secrets_known: Vec<_> = session.kubelet.canaries();
     assert!(!secrets_known.is_empty(), "the workload logged its canary");
-    let Identity::Certificate { key, .. } = client.endpoint().identity.clone() else {
+    let Identity::Certificate(pair) = client.endpoint().identity.clone() else {
         panic!("the embedded target has certificates");
     };
-    let key: Vec<_> = key
+    let key: Vec<_> = pair
+        .key
         .lines()
         .filter(|line| !line.starts_with("-----"))
         .map(str::to_owned)

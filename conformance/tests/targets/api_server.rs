@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use checkpoint_conformance::targets::{AccessRules, ApiServer, CertificateAuthority, Permission};
+use checkpoint_conformance::{
+    targets::{AccessRules, ApiServer, Permission},
+    tls::CertificateAuthority,
+};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use checkpoint_conformance::{
     report,
     targets::{Embedded, Identity, Kubelet, ServerVerification},
+    tls::CertificateKeyPair,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -46,7 +47,7 @@ impl TestCluster {
         let kubelet = embedded.start().await.unwrap();
         let client = kubelet.client().await;
         let access = client.endpoint();
-        let (Identity::Certificate { certificate, key }, ServerVerification::CaBundle(ca)) =
+        let (Identity::Certificate(CertificateKeyPair { certificate, key }), ServerVerification::CaBundle(ca)) =
             (&access.identity, &access.verification)
         else {
             panic!("the embedded target has certificates");

@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf, process::Output, time::Duration};
 
-use checkpoint_conformance::targets::{
-    Defect, Embedded, Identity, Kubelet, KubeletConfig, ServerVerification, Workload,
+use checkpoint_conformance::{
+    targets::{Defect, Embedded, Identity, Kubelet, KubeletConfig, ServerVerification, Workload},
+    tls::CertificateKeyPair,
 };
 use tempfile::TempDir;
 
@@ -33,7 +34,7 @@ impl RunningKubelet {
 
     async fn write_credentials(&self) {
         let client = self.kubelet.client().await;
-        let (Identity::Certificate { certificate, key }, ServerVerification::CaBundle(ca)) =
+        let (Identity::Certificate(CertificateKeyPair { certificate, key }), ServerVerification::CaBundle(ca)) =
             (&client.endpoint().identity, &client.endpoint().verification)
         else {
             panic!("the embedded target has certificates");
@@ -202,7 +203,7 @@ async fn denied_credential_enables_403_cases() {
     let client = kubelet_under_test.kubelet.client().await;
     let mut options = Vec::new();
     match client.endpoint().extra_identities.denied_user.as_ref().unwrap() {
-        Identity::Certificate { certificate, key } => {
+        Identity::Certificate(CertificateKeyPair { certificate, key }) => {
             for (option, name, content) in [
                 ("--denied-client-cert", "denied.pem", certificate),
                 ("--denied-client-key", "denied.key", key),

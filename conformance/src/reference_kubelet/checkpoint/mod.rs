@@ -25,10 +25,9 @@ use super::behavior::{PathNames, RuntimeCall};
 use super::pod_store::{PodRecord, PodStore, label};
 use super::responses::{self, FullResponse, Rejection, reject};
 use super::runtime_connection::{CriError, RuntimeConnection};
+use crate::cri_client::CriRequest as _;
 
 pub(crate) mod timeout;
-
-const CHECKPOINT_OPERATION: &str = "checkpoint_container";
 
 #[derive(Debug)]
 pub(super) struct CheckpointHandler {
@@ -88,12 +87,12 @@ impl CheckpointHandler {
         let time = behavior.archive_time.clone().unwrap_or_else(Zoned::now);
         let location = (behavior.archive_location)(&self.config, pod, container, &time);
         if timeout.is_some_and(|timeout| timeout < 0) {
-            self.cri.count_operation(CHECKPOINT_OPERATION, true);
+            self.cri.count_operation(CheckpointContainerRequest::OPERATION, true);
             return Err(CheckpointError::NegativeTimeout);
         }
         let (timeout, deadline) = (behavior.call_timeout)(timeout, self.cri.timeout());
         let Some(deadline) = deadline else {
-            self.cri.count_operation(CHECKPOINT_OPERATION, true);
+            self.cri.count_operation(CheckpointContainerRequest::OPERATION, true);
             return Err(CriError::deadline_exceeded().into());
         };
         let message = CheckpointContainerRequest {
@@ -108,13 +107,11 @@ impl CheckpointHandler {
     /// Returns the id of the running container. Like the kubelet, it lists the sandboxes first, then the containers.
     async fn running_container_id(&self, pod: &PodRecord, container: &str) -> Result<Option<String>, CriError> {
         let timeout = self.cri.timeout();
-        self.cri
-            .list_pod_sandbox(timeout, ListPodSandboxRequest::default())
-            .await?;
+        self.cri.call(timeout, ListPodSandboxRequest::default()).await?;
         let message = ListContainersRequest {
             filter: Some(self.config.behavior.container_filter.clone()),
         };
-        let list = self.cri.list_containers(timeout, message).await?;
+        let list = self.cri.call(timeout, message).await?;
         let labels_match = |labels: &HashMap<String, String>| {
             labels.get(label::POD_UID) == Some(&pod.uid)
                 && labels.get(label::CONTAINER_NAME).is_some_and(|name| name == container)
@@ -155,7 +152,7 @@ pub(crate) fn call_runtime(
     deadline: Duration,
     message: CheckpointContainerRequest,
 ) -> RuntimeCall {
-    Box::pin(async move { cri.checkpoint_container(deadline, message).await.map(drop) })
+    Box::pin(async move { cri.call(deadline, message).await.map(drop) })
 }
 
 pub(crate) fn success_response(location: &Path) -> FullResponse {

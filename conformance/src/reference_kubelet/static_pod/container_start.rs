@@ -4,7 +4,7 @@ use cri_proto::runtime::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::super::Config;
-use super::super::runtime_calls::ImagePullError;
+use super::super::images::ImagePullError;
 use super::super::runtime_connection::{CriError, RuntimeConnection};
 use super::translate;
 
@@ -52,13 +52,11 @@ pub(super) async fn start_container(
         sandbox_config: Some(sandbox),
     };
     let container_id = cri
-        .create_container(cri.timeout(), request)
+        .call(cri.timeout(), request)
         .await
         .map_err(RunError::Create)?
         .container_id;
     let request = cri::StartContainerRequest { container_id };
-    cri.start_container(cri.timeout(), request)
-        .await
-        .map_err(RunError::Start)?;
+    cri.call(cri.timeout(), request).await.map_err(RunError::Start)?;
     Ok(())
 }

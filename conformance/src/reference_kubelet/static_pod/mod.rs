@@ -183,7 +183,7 @@ async fn try_remove_pod(cri: &RuntimeConnection, pod: &Pod, gracefully: bool) ->
                 container_id: container.id.clone(),
                 timeout: grace,
             };
-            cri.stop_container(deadline, message)
+            cri.call(deadline, message)
         });
         futures_util::future::try_join_all(stops).await?;
     }
@@ -192,8 +192,8 @@ async fn try_remove_pod(cri: &RuntimeConnection, pod: &Pod, gracefully: bool) ->
         let message = cri::StopPodSandboxRequest {
             pod_sandbox_id: pod_sandbox_id.clone(),
         };
-        cri.stop_pod_sandbox(cri.timeout(), message).await?;
-        cri.remove_pod_sandbox(cri.timeout(), cri::RemovePodSandboxRequest { pod_sandbox_id })
+        cri.call(cri.timeout(), message).await?;
+        cri.call(cri.timeout(), cri::RemovePodSandboxRequest { pod_sandbox_id })
             .await?;
     }
     Ok(())

@@ -41,12 +41,9 @@ pub(super) async fn poll(
 
 pub(super) async fn list_all(cri: &RuntimeConnection) -> Result<RuntimeState, CriError> {
     let taken_at = Instant::now();
-    let sandboxes = cri
-        .list_pod_sandbox(cri.timeout(), ListPodSandboxRequest::default())
-        .await?
-        .items;
+    let sandboxes = cri.call(cri.timeout(), ListPodSandboxRequest::default()).await?.items;
     let containers = cri
-        .list_containers(cri.timeout(), ListContainersRequest::default())
+        .call(cri.timeout(), ListContainersRequest::default())
         .await?
         .containers;
     Ok(RuntimeState {

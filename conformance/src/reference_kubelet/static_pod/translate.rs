@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::super::Config;
+use super::super::images::LocalImage;
 use super::super::pod_store::label;
-use super::super::runtime_calls::LocalImage;
 use super::{
     dns,
     files::{self, TERMINATION_LOG_PATH},

@@ -110,7 +110,7 @@ impl PodWorker {
                     let message = cri::StopPodSandboxRequest {
                         pod_sandbox_id: stale.id.clone(),
                     };
-                    self.cri.stop_pod_sandbox(self.cri.timeout(), message).await?;
+                    self.cri.call(self.cri.timeout(), message).await?;
                 }
                 let next = sandboxes
                     .iter()
@@ -142,7 +142,7 @@ impl PodWorker {
             config: Some(config),
             runtime_handler: String::new(),
         };
-        self.cri.run_pod_sandbox(self.cri.timeout() * 2, message).await?;
+        self.cri.call(self.cri.timeout() * 2, message).await?;
         self.last_change = Instant::now();
         Ok(())
     }
@@ -278,7 +278,7 @@ impl PodWorker {
             let message = cri::RemoveContainerRequest {
                 container_id: listed.id.clone(),
             };
-            self.cri.remove_container(self.cri.timeout(), message).await?;
+            self.cri.call(self.cri.timeout(), message).await?;
             self.known_runs.remove(&listed.id);
         }
         Ok(())
@@ -297,7 +297,7 @@ impl PodWorker {
             container_id: listed.id.clone(),
             verbose: false,
         };
-        let status = match self.cri.container_status(self.cri.timeout(), message).await {
+        let status = match self.cri.call(self.cri.timeout(), message).await {
             Ok(response) => response.status.unwrap_or_default(),
             Err(error) if error.code == tonic::Code::NotFound => return Ok(None),
             Err(error) => return Err(error),

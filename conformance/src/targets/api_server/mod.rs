@@ -17,21 +17,17 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::BoxBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use hyper::body::Incoming;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{CertificateAuthority, CertificateKeyPair, TargetError};
+use super::TargetError;
+use crate::{
+    http_server,
+    tls::{self, CertificateAuthority},
+};
 
 pub use review::{AccessRules, Permission};
 
@@ -64,22 +60,24 @@ impl ApiServer {
         node: &str,
         rules: AccessRules,
     ) -> Result<ApiServer, TargetError> {
-        let acceptor = acceptor(&authority.issue_server("api-server")?)?;
+        let tls = tls::server_config(&authority.issue_server("api-server")?, None, true)
+            .map_err(|error| TargetError::NotReady(format!("the API server's certificate: {error}")))?;
         let refused = |error| TargetError::NotReady(format!("no port is free on 127.0.0.1: {error}"));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let token: [u8; 16] = rand::random();
-        let token = format!("{:032x}", u128::from_be_bytes(token));
+        let token = format!("{:032x}", rand::random::<u128>());
         let stop = CancellationToken::new();
         let state = Arc::new(ServerState {
             node: node.to_owned(),
             token: token.clone(),
             rules,
         });
-        tokio::spawn(
-            stop.clone()
-                .run_until_cancelled_owned(serve(listener, acceptor, state, stop.clone())),
-        );
+        let handler = move |request| {
+            let state = Arc::clone(&state);
+            async move { state.handle(request).await }
+        };
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        tokio::spawn(http_server::serve(listener, Some(acceptor), stop.clone(), handler));
         Ok(ApiServer { address, token, stop })
     }
 
@@ -112,45 +110,6 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-fn acceptor(pair: &CertificateKeyPair) -> Result<TlsAcceptor, TargetError> {
-    let build = || -> anyhow::Result<ServerConfig> {
-        let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let mut config = builder.with_no_client_auth().with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
-    };
-    let config = build().map_err(|error| TargetError::NotReady(format!("the API server's certificate: {error}")))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<ServerState>, stop: CancellationToken) {
-    loop {
-        // The client retries a failed connection.
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
-        let connection = serve_connection(stream, acceptor.clone(), Arc::clone(&state));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
-    }
-}
-
-async fn serve_connection(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<ServerState>) {
-    let Ok(stream) = acceptor.accept(stream).await else {
-        return;
-    };
-    let service = service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(state.handle(request).await) }
-    });
-    // The client retries a broken connection.
-    let _ = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
 }
 
 impl ServerState {

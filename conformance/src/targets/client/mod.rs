@@ -5,8 +5,11 @@ use std::{collections::HashMap, time::Duration};
 use reqwest::{Method, Url, header::HeaderMap};
 use tokio::sync::Mutex;
 
-use super::{CertificateAuthority, TargetError};
-use crate::evidence::{EvidenceKind, record};
+use super::TargetError;
+use crate::{
+    evidence::{EvidenceKind, record},
+    tls::{CertificateAuthority, CertificateKeyPair},
+};
 
 mod raw;
 
@@ -68,12 +71,7 @@ pub enum ServerVerification {
 #[derive(Clone, Debug)]
 pub enum Identity {
     /// A client certificate with its key (PEM).
-    Certificate {
-        /// The certificate chain.
-        certificate: String,
-        /// The private key.
-        key: String,
-    },
+    Certificate(CertificateKeyPair),
     /// A bearer token.
     Token(String),
 }
@@ -270,12 +268,10 @@ impl Client {
             Credentials::InvalidToken => Some(Identity::Token(INVALID_TOKEN.to_owned())),
             Credentials::UntrustedCertificate => {
                 // The subject of a cluster administrator, so that only the issuer is wrong.
-                let pair = CertificateAuthority::new("checkpoint-conformance stranger")?
-                    .issue_client("system:admin", "system:masters")?;
-                Some(Identity::Certificate {
-                    certificate: pair.certificate,
-                    key: pair.key,
-                })
+                let authority = CertificateAuthority::new("checkpoint-conformance stranger")?;
+                Some(Identity::Certificate(
+                    authority.issue_client("system:admin", "system:masters")?,
+                ))
             }
             Credentials::Anonymous => None,
         })
@@ -308,8 +304,8 @@ impl Client {
             ServerVerification::Insecure => builder.tls_danger_accept_invalid_certs(true),
         };
         let identity = self.identity(credentials)?;
-        if let Some(Identity::Certificate { certificate, key }) = identity {
-            let pem = format!("{certificate}\n{key}");
+        if let Some(Identity::Certificate(pair)) = identity {
+            let pem = format!("{}\n{}", pair.certificate, pair.key);
             builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(TargetError::Client)?);
         }
         builder.build().map_err(TargetError::Client)

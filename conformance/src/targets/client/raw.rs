@@ -10,16 +10,17 @@ use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    AlertDescription, ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Client, Credentials, HttpResponse, Identity, RESPONSE_TIMEOUT, ServerVerification, TargetError};
-use crate::evidence::{EvidenceKind, record};
+use crate::{
+    evidence::{EvidenceKind, record},
+    tls,
+};
 
 /// The HTTP version of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +168,7 @@ impl Client {
     }
 
     fn tls(&self, credentials: Credentials, protocol: Protocol) -> anyhow::Result<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions()?;
         let builder = match &self.endpoint.verification {
             ServerVerification::CaBundle(pem) => {
                 let mut roots = RootCertStore::empty();
@@ -180,12 +179,12 @@ impl Client {
             }
             ServerVerification::Insecure => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AcceptAnyServer(provider))),
+                .with_custom_certificate_verifier(Arc::new(tls::AcceptAnyPeer::new(Vec::new()))),
         };
         let mut config = match self.identity(credentials)? {
-            Some(Identity::Certificate { certificate, key }) => {
-                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes())?)?
+            Some(Identity::Certificate(pair)) => {
+                let (chain, key) = pair.parse()?;
+                builder.with_client_auth_cert(chain, key)?
             }
             _ => builder.with_no_client_auth(),
         };
@@ -213,53 +212,4 @@ async fn run_with_connection<T>(
 async fn read_body(response: http::Response<hyper::body::Incoming>) -> hyper::Result<(http::response::Parts, Bytes)> {
     let (head, body) = response.into_parts();
     Ok((head, body.collect().await?.to_bytes()))
-}
-
-/// Accepts every certificate, as the user requested.
-#[derive(Debug)]
-struct AcceptAnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

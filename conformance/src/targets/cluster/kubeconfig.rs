@@ -17,6 +17,7 @@ use super::{
     super::{ExtraIdentities, HttpsEndpoint, Identity, ServerVerification, TargetError},
     exec::{ClusterInfo, ExecPlugin},
 };
+use crate::tls::CertificateKeyPair;
 
 #[derive(Debug, Deserialize)]
 struct KubeconfigFile {
@@ -167,7 +168,7 @@ pub(super) fn read(path: &Path, context: Option<&str>) -> Result<HttpsEndpoint, 
         );
     }
     let identity = match (certificate, key, token) {
-        (Some(certificate), Some(key), _) => Identity::Certificate { certificate, key },
+        (Some(certificate), Some(key), _) => Identity::Certificate(CertificateKeyPair { certificate, key }),
         (_, _, Some(token)) => Identity::Token(token.trim().to_owned()),
         _ if user.auth_provider.is_some() => {
             return Err(user_error(
@@ -244,10 +245,10 @@ users:
         assert!(matches!(&endpoint.verification, ServerVerification::CaBundle(pem) if pem == "the authority"));
         assert!(matches!(&endpoint.identity, Identity::Token(token) if token == "t0k3n"));
         let endpoint = read(&path, Some("two")).unwrap();
-        let Identity::Certificate { certificate, key } = &endpoint.identity else {
+        let Identity::Certificate(pair) = &endpoint.identity else {
             panic!("{endpoint:?}");
         };
-        assert_eq!((certificate.as_str(), key.as_str()), ("one", "two"));
+        assert_eq!((pair.certificate.as_str(), pair.key.as_str()), ("one", "two"));
         let endpoint = read(&path, Some("lax")).unwrap();
         assert!(matches!(endpoint.verification, ServerVerification::Insecure));
         assert_eq!(endpoint.base_url.as_str(), "https://127.0.0.1:6443/prefix/");

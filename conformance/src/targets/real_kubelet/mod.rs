@@ -29,13 +29,13 @@ use fake_cri::{FakeCri, LogDestination};
 use tokio::sync::Mutex;
 
 use super::{
-    AccessRules, ApiServer, CertificateAuthority, ContainerRef, FakeCriControl, Kubelet, KubeletConfig, Lifecycle as _,
-    Permission, TargetError,
+    AccessRules, ApiServer, ContainerRef, FakeCriControl, Kubelet, KubeletConfig, Lifecycle as _, Permission,
+    TargetError,
     identities::{self, TestIdentities},
     pod::{self, PodReadiness},
     run_dir::RunDir,
 };
-use crate::{engine::Suite, report};
+use crate::{engine::Suite, report, tls::CertificateAuthority};
 use config_file::KubeletVersion;
 use host_state::HostState;
 use running::RealLifecycle;

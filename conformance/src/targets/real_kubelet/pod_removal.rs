@@ -2,16 +2,11 @@
 
 use std::{collections::HashMap, path::Path};
 
-use cri_proto::runtime::v1::{
-    ListPodSandboxRequest, PodSandboxFilter, RemovePodSandboxRequest, StopPodSandboxRequest,
-    runtime_service_client::RuntimeServiceClient,
-};
-use hyper_util::rt::TokioIo;
+use cri_proto::runtime::v1::{ListPodSandboxRequest, PodSandboxFilter};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
-use tonic::{Status, transport::Endpoint};
 
 use super::{ContainerRef, TargetError};
+use crate::targets::runtime;
 
 /// The file in the run directory that names the Pod and its runtime.
 const SAVED_POD_FILE: &str = "pod.json";
@@ -54,46 +49,23 @@ pub(super) async fn remove_saved_pod(run_dir: &Path) -> Result<(), TargetError> 
 
 /// Stops and removes the Pod's sandboxes with their containers.
 pub(super) async fn remove_pod(endpoint: &str, container: &ContainerRef) -> Result<(), TargetError> {
-    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint).to_owned();
-    let refused =
-        |why: String| TargetError::NotReady(format!("failed to remove {} from {endpoint}: {why}", container.pod));
-    let connect = move |_| {
-        let path = path.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-    };
-    // `Endpoint` requires a URI. It is not used: the connector knows the socket.
-    let channel = Endpoint::from_static("http://runtime.invalid")
-        .connect_with_connector(tower::service_fn(connect))
-        .await
-        .map_err(|error| refused(error.to_string()))?;
-    let mut runtime = RuntimeServiceClient::new(channel);
-
-    let label_selector = HashMap::from([
-        ("io.kubernetes.pod.name".to_owned(), container.pod.clone()),
-        ("io.kubernetes.pod.namespace".to_owned(), container.namespace.clone()),
-    ]);
-    let filter = Some(PodSandboxFilter {
-        label_selector,
-        ..PodSandboxFilter::default()
-    });
     let removed = async {
-        let list = runtime
-            .list_pod_sandbox(ListPodSandboxRequest { filter })
-            .await?
-            .into_inner();
-        for pod_sandbox_id in list.items.into_iter().map(|sandbox| sandbox.id) {
-            runtime
-                .stop_pod_sandbox(StopPodSandboxRequest {
-                    pod_sandbox_id: pod_sandbox_id.clone(),
-                })
-                .await?;
-            runtime
-                .remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id })
-                .await?;
+        let cri = runtime::connect(endpoint)?;
+        let label_selector = HashMap::from([
+            ("io.kubernetes.pod.name".to_owned(), container.pod.clone()),
+            ("io.kubernetes.pod.namespace".to_owned(), container.namespace.clone()),
+        ]);
+        let filter = Some(PodSandboxFilter {
+            label_selector,
+            ..PodSandboxFilter::default()
+        });
+        let list = runtime::call(&cri, runtime::CALL_TIMEOUT, ListPodSandboxRequest { filter });
+        for sandbox in list.await?.items {
+            runtime::remove_pod(&cri, &sandbox.id).await?;
         }
-        Ok::<_, Status>(())
+        Ok::<_, TargetError>(())
     };
     removed
         .await
-        .map_err(|status| refused(format!("{:?}: {}", status.code(), status.message())))
+        .map_err(|error| TargetError::NotReady(format!("failed to remove {} from {endpoint}: {error}", container.pod)))
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use cri_proto::runtime::v1::CheckpointContainerRequest;
-use tonic::{Code, Request};
+use tonic::Code;
 
-use super::{ContainerHandle, Runtime, cri_client};
+use super::{ContainerHandle, Runtime, call::code_and_message};
 use crate::evidence::{EvidenceKind, record};
 
 /// How much earlier than the client's a server's deadline timer may fire: the duration of a request, and the rounding
@@ -83,20 +83,17 @@ impl Runtime {
 
     /// As [`Self::checkpoint`], for any id, such as the id of no container.
     pub async fn checkpoint_id(&self, id: &str, call: &CheckpointCall) -> CheckpointOutcome {
-        let mut request = Request::new(CheckpointContainerRequest {
+        let message = CheckpointContainerRequest {
             container_id: id.to_owned(),
             location: call.location.clone(),
             timeout: call.timeout,
-        });
-        if let Some(deadline) = call.deadline {
-            request.set_timeout(deadline);
-        }
+        };
         let started_at = Instant::now();
-        let outcome = self.cri.runtime().checkpoint_container(request).await;
+        let outcome = self.cri.call(call.deadline, message).await;
         let duration = started_at.elapsed();
         let (code, message) = match outcome {
             Ok(_) => (Code::Ok, String::new()),
-            Err(status) => match (cri_client::code_and_message(&status), call.deadline) {
+            Err(status) => match (code_and_message(&status), call.deadline) {
                 // A server whose deadline timer fires first resets the stream, and tonic reports that as `Cancelled`.
                 // gRPC's own clients report `DeadlineExceeded`.
                 ((Code::Cancelled, message), Some(deadline)) if duration + MAX_CLOCK_SKEW >= deadline => {

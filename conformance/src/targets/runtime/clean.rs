@@ -2,8 +2,8 @@
 
 use cri_proto::runtime::v1::{ListContainersRequest, ListPodSandboxRequest};
 
-use super::{CALL_TIMEOUT, CriClient, RUN_LABEL, Runtime, call, freeze, removal};
-use crate::targets::TargetError;
+use super::{CALL_TIMEOUT, RUN_LABEL, Runtime, call, connect, freeze, removal};
+use crate::{cri_client::CriClient, targets::TargetError};
 
 /// The removed objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,12 +21,12 @@ pub struct CleanReport {
 /// # Errors
 /// The runtime does not respond, or an object cannot be removed. The error names the object; all others are removed.
 pub async fn clean(endpoint: &str) -> Result<CleanReport, TargetError> {
-    let cri = CriClient::new(endpoint)?;
+    let cri = connect(endpoint)?;
     remove_by_label(&cri, &freeze::CgroupMounts::read(), None).await
 }
 
 pub(super) async fn remove_run(endpoint: &str, run: &str) -> Result<(), TargetError> {
-    let removed = remove_by_label(&CriClient::new(endpoint)?, &freeze::CgroupMounts::read(), Some(run)).await;
+    let removed = remove_by_label(&connect(endpoint)?, &freeze::CgroupMounts::read(), Some(run)).await;
     removed.map(drop)
 }
 
@@ -44,13 +44,10 @@ async fn remove_by_label(
     };
     let mut report = CleanReport::default();
     let mut failures = Vec::new();
-
-    let mut client = cri.runtime();
-    let message = ListContainersRequest::default();
-    let list = call("ListContainers", CALL_TIMEOUT, message, |request| async move {
-        client.list_containers(request).await
-    });
-    for container in list.await?.containers {
+    for container in call(cri, CALL_TIMEOUT, ListContainersRequest::default())
+        .await?
+        .containers
+    {
         if !has_run_label(&container.labels) {
             continue;
         }
@@ -62,12 +59,7 @@ async fn remove_by_label(
             Err(error) => failures.push(format!("container {}: {error}", container.id)),
         }
     }
-    let mut client = cri.runtime();
-    let message = ListPodSandboxRequest::default();
-    let list = call("ListPodSandbox", CALL_TIMEOUT, message, |request| async move {
-        client.list_pod_sandbox(request).await
-    });
-    for pod in list.await?.items {
+    for pod in call(cri, CALL_TIMEOUT, ListPodSandboxRequest::default()).await?.items {
         if !has_run_label(&pod.labels) {
             continue;
         }

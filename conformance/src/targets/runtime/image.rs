@@ -24,15 +24,12 @@ impl Runtime {
             return Ok(to_local_image(existing));
         }
         let (_, sandbox) = self.pod_config(NAMESPACE, HashMap::new())?;
-        let mut client = self.cri.images();
         let message = PullImageRequest {
             image: Some(spec.clone()),
             auth: None,
             sandbox_config: Some(sandbox),
         };
-        let pulled = call("PullImage", PULL_TIMEOUT, message, |request| async move {
-            client.pull_image(request).await
-        });
+        let pulled = call(&self.cri, PULL_TIMEOUT, message);
         match pulled.await {
             Ok(pulled) => {
                 let existing = self.image_status(&spec).await?.map(to_local_image).unwrap_or_default();
@@ -52,14 +49,11 @@ impl Runtime {
     }
 
     async fn image_status(&self, spec: &ImageSpec) -> Result<Option<Image>, TargetError> {
-        let mut client = self.cri.images();
         let message = ImageStatusRequest {
             image: Some(spec.clone()),
             verbose: false,
         };
-        let status = call("ImageStatus", super::CALL_TIMEOUT, message, |request| async move {
-            client.image_status(request).await
-        });
+        let status = call(&self.cri, super::CALL_TIMEOUT, message);
         Ok(status.await?.image)
     }
 

@@ -69,14 +69,10 @@ impl Runtime {
     /// # Errors
     /// The call fails.
     pub async fn start_container(&self, container: &ContainerHandle) -> Result<(), TargetError> {
-        let mut client = self.cri.runtime();
         let message = StartContainerRequest {
             container_id: container.id().to_owned(),
         };
-        call("StartContainer", CALL_TIMEOUT, message, |request| async move {
-            client.start_container(request).await
-        })
-        .await?;
+        call(&self.cri, CALL_TIMEOUT, message).await?;
         Ok(())
     }
 
@@ -88,7 +84,7 @@ impl Runtime {
         let container = self.create_with(program, options).await?;
         self.start_container(&container).await?;
         let is_ready = |workload: &Workload| workload.canary.is_some() && workload.heartbeat > 0;
-        let started = self.log_until(container.log_path(), STARTUP_TIMEOUT, is_ready).await?;
+        let started = self.workload_until(&container, STARTUP_TIMEOUT, is_ready).await?;
         let Some(started) = started else {
             return Err(self.startup_error(&container).await);
         };
@@ -159,15 +155,12 @@ impl Runtime {
             let delay = format!("{}ms", delay.as_millis());
             config.annotations.insert("fake-cri.dev/exec-delay".to_owned(), delay);
         }
-        let mut client = self.cri.runtime();
         let message = CreateContainerRequest {
             pod_sandbox_id: pod.id.clone(),
             config: Some(config),
             sandbox_config: Some(pod.config.clone()),
         };
-        let created = call("CreateContainer", CALL_TIMEOUT, message, |request| async move {
-            client.create_container(request).await
-        });
+        let created = call(&self.cri, CALL_TIMEOUT, message);
         let container = ContainerHandle(Arc::new(ContainerInner {
             id: created.await?.container_id,
             log_path: pod.requests.log(&name),
@@ -224,14 +217,11 @@ impl Runtime {
         config: &PodSandboxConfig,
         timeout: Duration,
     ) -> Result<String, TargetError> {
-        let mut client = self.cri.runtime();
         let message = RunPodSandboxRequest {
             config: Some(config.clone()),
             runtime_handler: self.handler.clone(),
         };
-        let created = call("RunPodSandbox", timeout, message, |request| async move {
-            client.run_pod_sandbox(request).await
-        });
+        let created = call(&self.cri, timeout, message);
         Ok(created.await?.pod_sandbox_id)
     }
 

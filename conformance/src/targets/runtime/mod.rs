@@ -17,10 +17,10 @@
 //! container of its own and does not see the directory of logs and archives: `--work-dir` names a directory that both
 //! see. A kubelet on the same node removes Pods that it does not know, including the Pods of a run.
 
+mod call;
 mod checkpoint;
 mod clean;
 mod container;
-mod cri_client;
 mod embedded;
 mod image;
 mod lifecycle;
@@ -44,6 +44,7 @@ use tokio::sync::OnceCell;
 
 use super::{FakeCriControl, TargetError, Workload, freeze, parse_log, run_dir::RunDir};
 use crate::{
+    cri_client::CriClient,
     engine::{Capabilities, Capability},
     evidence::{EvidenceKind, record},
     reference_kubelet::LocalImage,
@@ -58,7 +59,8 @@ pub use embedded::EmbeddedRuntime;
 pub use sandbox_retry::SandboxRetry;
 pub use workload::{ContainerOptions, WORKLOAD_PATH, WorkloadProgram};
 
-use cri_client::{CALL_TIMEOUT, CriClient, call};
+pub(super) use call::{CALL_TIMEOUT, call, connect};
+pub(super) use removal::remove_pod;
 
 /// The label of all Pods and containers of a run. Its value is the run's id.
 pub const RUN_LABEL: &str = "checkpoint-conformance.dev/run";
@@ -208,16 +210,13 @@ impl Runtime {
         shared_dir: Arc<RunDir>,
         target_info: report::TargetInfo,
     ) -> Result<Runtime, TargetError> {
-        let cri = CriClient::new(endpoint)?;
-        let mut client = cri.runtime();
+        let cri = connect(endpoint)?;
         let message = VersionRequest {
             version: "0.1.0".to_owned(),
         };
-        let version = call("Version", CALL_TIMEOUT, message, |request| async move {
-            client.version(request).await
-        })
-        .await
-        .map_err(|error| TargetError::NotReady(format!("no runtime responds at {endpoint}: {error}")))?;
+        let version = call(&cri, CALL_TIMEOUT, message)
+            .await
+            .map_err(|error| TargetError::NotReady(format!("no runtime responds at {endpoint}: {error}")))?;
         let product = report::Product::new(&version.runtime_name, &version.runtime_version);
         Ok(Runtime {
             target_info: report::TargetInfo {
@@ -306,11 +305,7 @@ impl Runtime {
             cmd: command.to_vec(),
             timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
         };
-        let mut client = self.cri.runtime();
-        let response = call("ExecSync", timeout, message, |request| async move {
-            client.exec_sync(request).await
-        })
-        .await?;
+        let response = call(&self.cri, timeout, message).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let executed = ExecOutput {
             exit_code: response.exit_code,
@@ -329,7 +324,12 @@ impl Runtime {
     /// The log cannot be read.
     pub async fn workload(&self, container: &ContainerHandle) -> Result<Workload, TargetError> {
         let workload = read_log(container.log_path()).await?;
-        self.remember_canary(&workload);
+        if let Some(canary) = &workload.canary {
+            self.canaries
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(canary.clone());
+        }
         Ok(workload)
     }
 
@@ -343,48 +343,11 @@ impl Runtime {
         timeout: Duration,
         condition: impl Fn(&Workload) -> bool,
     ) -> Result<Option<Workload>, TargetError> {
-        self.log_until(container.log_path(), timeout, condition).await
-    }
-
-    /// Waits until the heartbeat has advanced by two, since the first new heartbeat may have been in progress before.
-    /// `None` if the heartbeat does not advance within `timeout`: the container is frozen. Also returns when the
-    /// workload has been restarted; see [`Workload::same_process`].
-    ///
-    /// # Errors
-    /// The log cannot be read.
-    pub async fn wait_until_progress(
-        &self,
-        container: &ContainerHandle,
-        timeout: Duration,
-    ) -> Result<Option<Workload>, TargetError> {
-        let before = self.workload(container).await?;
-        let progressed = |later: &Workload| !later.same_process(&before) || later.heartbeat >= before.heartbeat + 2;
-        let later = self.workload_until(container, timeout, progressed).await?;
-        record(EvidenceKind::Note, || match &later {
-            Some(later) => format!(
-                "{container}: heartbeat {} before, {} after",
-                before.heartbeat, later.heartbeat
-            ),
-            None => format!(
-                "{container}: no progress after heartbeat {} within {timeout:?}",
-                before.heartbeat
-            ),
-        });
-        Ok(later)
-    }
-
-    async fn log_until(
-        &self,
-        log: &Path,
-        timeout: Duration,
-        condition: impl Fn(&Workload) -> bool,
-    ) -> Result<Option<Workload>, TargetError> {
         // A log file has no event to wait for.
         const POLL_INTERVAL: Duration = Duration::from_millis(20);
         let started_at = std::time::Instant::now();
         loop {
-            let workload = read_log(log).await?;
-            self.remember_canary(&workload);
+            let workload = self.workload(container).await?;
             if condition(&workload) {
                 return Ok(Some(workload));
             }
@@ -392,15 +355,6 @@ impl Runtime {
                 return Ok(None);
             }
             tokio::time::sleep(POLL_INTERVAL).await;
-        }
-    }
-
-    fn remember_canary(&self, workload: &Workload) {
-        if let Some(canary) = &workload.canary {
-            let mut canaries = self.canaries.lock().unwrap_or_else(PoisonError::into_inner);
-            if !canaries.contains(canary) {
-                canaries.insert(canary.clone());
-            }
         }
     }
 

@@ -20,8 +20,9 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{CALL_TIMEOUT, ContainerHandle, CriClient, FreezeCause, Runtime, TrackedObject, call, freeze, read_log};
+use super::{CALL_TIMEOUT, ContainerHandle, FreezeCause, Runtime, TrackedObject, call, freeze, read_log};
 use crate::{
+    cri_client::CriClient,
     evidence::{EvidenceKind, record},
     targets::TargetError,
 };
@@ -139,29 +140,20 @@ impl Runtime {
 }
 
 async fn container_status(cri: &CriClient, id: &str, verbose: bool) -> Result<ContainerStatusResponse, TargetError> {
-    let mut client = cri.runtime();
     let message = ContainerStatusRequest {
         container_id: id.to_owned(),
         verbose,
     };
-    call("ContainerStatus", CALL_TIMEOUT, message, |request| async move {
-        client.container_status(request).await
-    })
-    .await
+    call(cri, CALL_TIMEOUT, message).await
 }
 
 async fn stop(cri: &CriClient, id: &str, grace: Duration) -> Result<(), TargetError> {
-    let mut client = cri.runtime();
     let message = StopContainerRequest {
         container_id: id.to_owned(),
         timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
     };
     let timeout = CALL_TIMEOUT.min(grace + Duration::from_secs(5));
-    call("StopContainer", timeout, message, |request| async move {
-        client.stop_container(request).await
-    })
-    .await
-    .map(drop)
+    call(cri, timeout, message).await.map(drop)
 }
 
 /// The container's first process. The pid comes from the runtime's verbose status or from the workload's log. A pid may
@@ -266,35 +258,23 @@ pub(super) async fn remove_container(
         }
         _ => {}
     }
-    let mut client = cri.runtime();
     let message = RemoveContainerRequest {
         container_id: id.to_owned(),
     };
-    let removed = call("RemoveContainer", CALL_TIMEOUT, message, |request| async move {
-        client.remove_container(request).await
-    });
+    let removed = call(cri, CALL_TIMEOUT, message);
     match removed.await {
         Err(error) if !is_not_found(&error) => Err(error),
         _ => Ok(note),
     }
 }
 
-pub(super) async fn remove_pod(cri: &CriClient, id: &str) -> Result<(), TargetError> {
-    let mut client = cri.runtime();
+pub(in crate::targets) async fn remove_pod(cri: &CriClient, id: &str) -> Result<(), TargetError> {
     let message = StopPodSandboxRequest {
         pod_sandbox_id: id.to_owned(),
     };
-    call("StopPodSandbox", CALL_TIMEOUT, message, |request| async move {
-        client.stop_pod_sandbox(request).await
-    })
-    .await?;
-    let mut client = cri.runtime();
+    call(cri, CALL_TIMEOUT, message).await?;
     let message = RemovePodSandboxRequest {
         pod_sandbox_id: id.to_owned(),
     };
-    call("RemovePodSandbox", CALL_TIMEOUT, message, |request| async move {
-        client.remove_pod_sandbox(request).await
-    })
-    .await
-    .map(drop)
+    call(cri, CALL_TIMEOUT, message).await.map(drop)
 }

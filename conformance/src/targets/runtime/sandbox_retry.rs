@@ -86,11 +86,8 @@ impl Runtime {
     }
 
     async fn find_sandbox(&self, config: &PodSandboxConfig) -> Result<Option<String>, TargetError> {
-        let mut client = self.cri.runtime();
         let message = ListPodSandboxRequest::default();
-        let list = call("ListPodSandbox", CALL_TIMEOUT, message, |request| async move {
-            client.list_pod_sandbox(request).await
-        });
+        let list = call(&self.cri, CALL_TIMEOUT, message);
         let listed = list.await?.items.into_iter();
         let same_uid = listed
             .filter(|sandbox| sandbox.metadata.as_ref().map(|m| &m.uid) == config.metadata.as_ref().map(|m| &m.uid));

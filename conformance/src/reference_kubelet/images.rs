@@ -1,43 +1,13 @@
-//! The CRI calls, each with the operation name of the kubelet's metrics.
+//! The images of the runtime.
 
 use std::time::Duration;
 
-use cri_proto::runtime::v1::*;
+use cri_proto::runtime::v1::{Image, ImageSpec, ImageStatusRequest, PodSandboxConfig, PullImageRequest};
 
 use super::runtime_connection::{CriError, RuntimeConnection};
 
 /// The kubelet pulls images without a deadline; an hour is long enough here.
 const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
-
-macro_rules! calls {
-    ($($client:ident.$rpc:ident: $operation:literal, $request:ty => $response:ty;)*) => {
-        impl RuntimeConnection {
-            $(
-                pub(crate) async fn $rpc(&self, deadline: Duration, message: $request) -> Result<$response, CriError> {
-                    let mut client = self.$client();
-                    self.call($operation, deadline, message, |request| async move { client.$rpc(request).await }).await
-                }
-            )*
-        }
-    };
-}
-
-calls! {
-    runtime.version: "version", VersionRequest => VersionResponse;
-    runtime.list_pod_sandbox: "list_podsandbox", ListPodSandboxRequest => ListPodSandboxResponse;
-    runtime.run_pod_sandbox: "run_podsandbox", RunPodSandboxRequest => RunPodSandboxResponse;
-    runtime.stop_pod_sandbox: "stop_podsandbox", StopPodSandboxRequest => StopPodSandboxResponse;
-    runtime.remove_pod_sandbox: "remove_podsandbox", RemovePodSandboxRequest => RemovePodSandboxResponse;
-    runtime.list_containers: "list_containers", ListContainersRequest => ListContainersResponse;
-    runtime.container_status: "container_status", ContainerStatusRequest => ContainerStatusResponse;
-    runtime.create_container: "create_container", CreateContainerRequest => CreateContainerResponse;
-    runtime.start_container: "start_container", StartContainerRequest => StartContainerResponse;
-    runtime.stop_container: "stop_container", StopContainerRequest => StopContainerResponse;
-    runtime.remove_container: "remove_container", RemoveContainerRequest => RemoveContainerResponse;
-    runtime.checkpoint_container: "checkpoint_container", CheckpointContainerRequest => CheckpointContainerResponse;
-    images.image_status: "image_status", ImageStatusRequest => ImageStatusResponse;
-    images.pull_image: "pull_image", PullImageRequest => PullImageResponse;
-}
 
 /// An image in the runtime, with the user of its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +40,7 @@ impl RuntimeConnection {
                     auth: None,
                     sandbox_config: Some(sandbox.clone()),
                 };
-                let pulled = self.pull_image(PULL_TIMEOUT, request).await;
+                let pulled = self.call(PULL_TIMEOUT, request).await;
                 pulled.map_err(|e| ImagePullError::Pull(image.to_owned(), e))?.image_ref
             }
         };
@@ -92,7 +62,7 @@ impl RuntimeConnection {
             image: Some(image),
             verbose: false,
         };
-        let status = self.image_status(self.timeout(), request).await;
+        let status = self.call(self.timeout(), request).await;
         Ok(status.map_err(ImagePullError::Inspect)?.image)
     }
 }
