@@ -281,9 +281,10 @@ fn describe_other_tar(archive: &InspectedArchive, hints: &InputHints) -> Option<
         );
     }
     if hints.has_name("manifest.json") || hints.has_name("repositories") {
-        let description = match hints.has_image_marker("checkpoint") {
-            true => "an image saved by docker or podman, of a checkpoint",
-            false => "an image saved by docker or podman",
+        let description = if hints.has_image_marker("checkpoint") {
+            "an image saved by docker or podman, of a checkpoint"
+        } else {
+            "an image saved by docker or podman"
         };
         return foreign_with(
             description.to_owned(),

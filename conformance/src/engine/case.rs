@@ -72,14 +72,22 @@ pub fn fail(actual: impl Into<String>) -> CaseResult {
     Err(NonPass::Fail(actual.into()))
 }
 
-/// The requirement cannot be checked on this target.
-pub fn skip(reason: impl Into<String>) -> CaseResult {
+/// What the case observed does not let it check the requirement.
+///
+/// # Errors
+/// Always, with the reason.
+pub fn skip<T>(reason: impl Into<String>) -> Result<T, NonPass> {
     Err(NonPass::Skip(reason.into()))
 }
 
 /// Passes if `condition` holds and fails otherwise; `actual` is the observed value in either case.
 pub fn check(condition: bool, actual: impl Into<String>) -> CaseResult {
     if condition { pass(actual) } else { fail(actual) }
+}
+
+/// Passes with the observed value `passed` if `condition` holds and fails with `failed` otherwise.
+pub fn pass_if(condition: bool, passed: impl Into<String>, failed: impl Into<String>) -> CaseResult {
+    if condition { pass(passed) } else { fail(failed) }
 }
 
 /// The default time limit: far longer than any case takes, and short enough for a user to wait.

@@ -36,7 +36,7 @@ use crate::evidence::EvidenceItem;
 
 pub use authority::{Authority, CitedAuthority};
 pub use capability::{Capabilities, Capability};
-pub use case::{Case, CaseBuilder, CaseFuture, CasePlan, CaseResult, NonPass, case, check, fail, pass, skip};
+pub use case::{Case, CaseBuilder, CaseFuture, CasePlan, CaseResult, NonPass, case, check, fail, pass, pass_if, skip};
 pub use conditions::RunConditions;
 pub use dependencies::with_indirect_dependencies;
 pub use expected_failures::{ExpectedFailures, ExpectedFailuresResult, UnknownCase};

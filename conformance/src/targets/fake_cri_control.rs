@@ -11,7 +11,7 @@ use fake_cri::control::Client;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-use super::TargetError;
+use super::{ContainerRef, TargetError};
 use crate::evidence::{EvidenceKind, record};
 
 /// A connection to fake-cri's control API.
@@ -87,6 +87,14 @@ impl FakeCriControl {
                 .map_err(control_error)?,
         );
         Ok(())
+    }
+
+    /// Adds a rule that applies `effect` at `phase` of this container's checkpoints.
+    ///
+    /// # Errors
+    /// As [`Self::add_rules`].
+    pub async fn inject(&self, container: &ContainerRef, phase: &str, effect: &str) -> Result<(), TargetError> {
+        self.add_rules(&[&container.fault_rule(phase, effect)]).await
     }
 
     /// Waits until a rule of [`Self::add_rules`] has fired; false if none does within `timeout`.

@@ -41,6 +41,16 @@ impl ContainerRef {
             ..self.clone()
         }
     }
+
+    /// A fault rule that applies `effect` at `phase` of this container's checkpoints.
+    pub fn fault_rule(&self, phase: &str, effect: &str) -> String {
+        let ContainerRef {
+            namespace,
+            pod,
+            container,
+        } = self;
+        format!("CheckpointContainer(namespace={namespace},pod={pod},container={container}):{phase}={effect}")
+    }
 }
 
 impl std::fmt::Display for ContainerRef {

@@ -96,9 +96,10 @@ impl UrlTarget {
             mutant: None,
             product,
         };
-        let siblings = match self.include_siblings {
-            true => pod::discover_siblings(&client, &self.container).await,
-            false => SiblingContainers::default(),
+        let siblings = if self.include_siblings {
+            pod::discover_siblings(&client, &self.container).await
+        } else {
+            SiblingContainers::default()
         };
         let mut kubelet = Kubelet::new(target_info, client, self.container);
         kubelet.siblings = siblings;

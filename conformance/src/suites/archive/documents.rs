@@ -11,7 +11,7 @@ use super::preconditions::{
 };
 use crate::{
     archive::{InspectedArchive, Layout, ParsedDocument},
-    engine::{Authority, CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{Authority, CaseResult, Level, NonPass, case, check, fail, pass, skip},
     suites::authority,
 };
 
@@ -209,7 +209,7 @@ fn require_readable<T>(
         (ParsedDocument::Parsed(_), _) => pass("valid JSON"),
         (ParsedDocument::Unreadable(reason), _) => fail(reason.clone()),
         (ParsedDocument::Missing, Some(blocking_case)) => Err(NonPass::Blocked(blocking_case)),
-        (ParsedDocument::Missing, None) => Err(NonPass::Skip("requires an archive with this document".to_owned())),
+        (ParsedDocument::Missing, None) => skip("requires an archive with this document"),
     }
 }
 
@@ -259,7 +259,7 @@ fn image_names(archive: &InspectedArchive) -> CaseResult {
         return Err(NonPass::Blocked("archive/metadata/config-dump-fields"));
     }
     let (Some(of_name), Some(of_reference)) = (repository(name), repository(reference)) else {
-        return Err(NonPass::Skip("requires a repository in both names".to_owned()));
+        return skip("requires a repository in both names");
     };
     check(of_name == of_reference, format!("{name:?} and {reference:?}"))
 }
@@ -373,7 +373,7 @@ fn same_id(archive: &InspectedArchive) -> CaseResult {
     // Only CRI-O repeats the id in spec.dump.
     ids.extend(annotation(archive, "io.kubernetes.cri-o.ContainerID").map(|id| ("spec.dump", id)));
     if ids.len() < 2 {
-        return Err(NonPass::Skip("requires a second document with an id".to_owned()));
+        return skip("requires a second document with an id");
     }
     let other = ids
         .iter()
@@ -416,7 +416,7 @@ fn same_name(archive: &InspectedArchive) -> CaseResult {
         .filter_map(|(field, value, other)| Some((field, value?, other?)))
         .collect();
     if in_two_documents.is_empty() {
-        return Err(NonPass::Skip("requires a name that two documents contain".to_owned()));
+        return skip("requires a name that two documents contain");
     }
     let actual = in_two_documents
         .iter()

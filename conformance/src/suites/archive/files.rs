@@ -9,7 +9,7 @@ use super::preconditions::{
 };
 use crate::{
     archive::{Images, InspectedArchive, OpenFile},
-    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, check, fail, pass, skip},
     suites::authority,
 };
 
@@ -186,9 +186,7 @@ fn epoll_targets(archive: &InspectedArchive) -> CaseResult {
         .map(|file| (file.id, file))
         .collect();
     if instances.is_empty() {
-        return Err(NonPass::Skip(
-            "requires an epoll instance that watches a file".to_owned(),
-        ));
+        return skip("requires an epoll instance that watches a file");
     }
     let inodes: BTreeMap<_, _> = files.iter().filter_map(|file| Some((file.id, file.inode?))).collect();
     // The problems of each instance in the table with the fewest problems; `None` for an instance that is in no table.
@@ -242,7 +240,7 @@ fn append_only(archive: &InspectedArchive) -> CaseResult {
         .filter_map(|file| Some((file, file.append_size?)))
         .collect();
     if appended.is_empty() {
-        return Err(NonPass::Skip("requires an open file that is append-only".to_owned()));
+        return skip("requires an open file that is append-only");
     }
     let sized = appended.iter().filter_map(|(file, size)| {
         let path = file.path.as_deref().unwrap_or_default();
@@ -271,9 +269,7 @@ fn standard_streams(archive: &InspectedArchive) -> CaseResult {
         .collect();
     let named: Vec<_> = named.iter().filter(|stream| stream.starts_with("pipe:")).collect();
     if pipes.is_empty() || named.is_empty() {
-        return Err(NonPass::Skip(
-            "requires a stream of the first process that is a pipe, now and at its start".to_owned(),
-        ));
+        return skip("requires a stream of the first process that is a pipe, now and at its start");
     }
     // runc records the names at the start of the container. A process may have replaced the descriptors since, as a
     // shell does for a redirection, but then the original pipe is open at another descriptor.

@@ -3,7 +3,7 @@
 use super::preconditions::{ArchiveCase, IMAGES, criu_case, require_images, require_pagemaps, require_unencrypted};
 use crate::{
     archive::{ImageProblems, InspectedArchive, Layout},
-    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{CaseResult, Level, NonPass, case, check, fail, pass, skip},
     suites::authority,
 };
 
@@ -100,9 +100,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .check(|archive| {
             let images = require_images(archive)?;
             match &images.stats {
-                None if archive.expected_layout() == Layout::Podman => {
-                    Err(NonPass::Skip("Podman before 4.0 does not export it".to_owned()))
-                }
+                None if archive.expected_layout() == Layout::Podman => skip("Podman before 4.0 does not export it"),
                 None => fail("no stats-dump"),
                 Some(stats) => check(
                     stats.dump.is_some() && stats.restore.is_none(),

@@ -5,7 +5,7 @@ use cri_proto::document::{CONTAINER_LOG, CRIO_LOG, DESCRIPTORS, NETWORK_STATUS, 
 use super::preconditions::{ArchiveCase, criu_case, pass_unless, require_criu, require_spec_dump};
 use crate::{
     archive::{InspectedArchive, Layout, MemberKind, NestedTar},
-    engine::{CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{CaseResult, Level, case, check, fail, pass, skip},
     suites::authority,
 };
 
@@ -83,9 +83,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .check(|archive| {
             require_criu(archive)?;
             match &archive.dump_log {
-                None if archive.expected_layout() == Layout::Podman => {
-                    Err(NonPass::Skip("Podman does not export dump.log".to_owned()))
-                }
+                None if archive.expected_layout() == Layout::Podman => skip("Podman does not export dump.log"),
                 None => fail("no dump.log"),
                 Some(log) => check(
                     log.bytes > 0 && !log.has_nul,
@@ -105,7 +103,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
         .check(|archive| {
             require_criu(archive)?;
             match &archive.container_log {
-                None => Err(NonPass::Skip("requires an archive with a container log".to_owned())),
+                None => skip("requires an archive with a container log"),
                 Some((name, log)) => match &log.malformed_line {
                     None => pass(format!("{name}: {} lines", log.lines)),
                     Some(line) => fail(format!("{name}: {line}")),
@@ -175,12 +173,11 @@ fn container_log(archive: &InspectedArchive) -> CaseResult {
     }
     // Only the CRI status shows whether the container had a log at all.
     match archive.documents.status_dump.parsed() {
-        _ if archive.expected_layout() == Layout::Podman => Err(NonPass::Skip(
+        _ if archive.expected_layout() == Layout::Podman => skip(
             "requires an archive of another engine: Podman exports a log only with the drivers k8s-file and \
-                json-file"
-                .to_owned(),
-        )),
-        Some(status) if status.log_path.is_empty() => Err(NonPass::Skip("requires a container with a log".to_owned())),
+                json-file",
+        ),
+        Some(status) if status.log_path.is_empty() => skip("requires a container with a log"),
         _ => fail("no container log"),
     }
 }
@@ -188,7 +185,7 @@ fn container_log(archive: &InspectedArchive) -> CaseResult {
 fn rootfs_diff(archive: &InspectedArchive) -> CaseResult {
     require_criu(archive)?;
     match &archive.rootfs_diff {
-        None => Err(NonPass::Skip("requires an archive with rootfs-diff.tar".to_owned())),
+        None => skip("requires an archive with rootfs-diff.tar"),
         Some(NestedTar::Tar(None)) => pass("a tar"),
         Some(NestedTar::Tar(Some(compression))) => pass(format!("a tar, compressed with {compression}")),
         Some(NestedTar::Compressed(compression)) => pass(format!("{compression}, content not checked")),

@@ -14,7 +14,7 @@ use super::preconditions::{
 };
 use crate::{
     archive::{Images, InspectedArchive, Pagemap},
-    engine::{Capability, CaseResult, Level, NonPass, case, fail, pass},
+    engine::{Capability, CaseResult, Level, NonPass, case, fail, pass, skip},
     suites::authority,
 };
 
@@ -182,9 +182,7 @@ pub(super) const CASES: &[ArchiveCase] = &[
                         .unread_pages
                         .is_disjoint(&compressed_pages_ids(&archive.images)) =>
                 {
-                    Err(NonPass::Skip(
-                        "requires an archive file: in this stream, compressed pages precede their page map".to_owned(),
-                    ))
+                    skip("requires an archive file: in this stream, compressed pages precede their page map")
                 }
                 None => Err(NonPass::Missing(Capability::KnownMemory)),
                 Some(Some(page_match)) => pass(format!("{} at byte {}", page_match.member, page_match.offset)),
@@ -332,7 +330,7 @@ fn page_blocks(archive: &InspectedArchive) -> CaseResult {
     let images = require_pagemaps(archive)?;
     let maps: Vec<_> = images.compressed_pagemaps().collect();
     if maps.is_empty() {
-        return Err(NonPass::Skip("requires compressed pages".to_owned()));
+        return skip("requires compressed pages");
     }
     let mut problems = Problems::default();
     for (id, map) in &maps {
@@ -411,10 +409,10 @@ fn page_mapped(archive: &InspectedArchive) -> CaseResult {
 /// Blocks the calling case unless all pages of the page maps are in the archive.
 fn require_present_pages(archive: &InspectedArchive) -> Result<&Images, NonPass> {
     let images = require_pagemaps(archive)?;
-    match images.pagemaps.values().any(|map| map.absent_entry.is_some()) {
-        true => Err(NonPass::Blocked("archive/memory/pagemap-entries-present")),
-        false => Ok(images),
+    if images.pagemaps.values().any(|map| map.absent_entry.is_some()) {
+        return Err(NonPass::Blocked("archive/memory/pagemap-entries-present"));
     }
+    Ok(images)
 }
 
 fn stack_pages(archive: &InspectedArchive) -> CaseResult {
@@ -468,7 +466,7 @@ fn vdso_pages(archive: &InspectedArchive) -> CaseResult {
         }
     }
     if checked_count == 0 {
-        return Err(NonPass::Skip("requires a process with a vdso".to_owned()));
+        return skip("requires a process with a vdso");
     }
     problems.into_result(format!("{checked_count} mappings"))
 }
@@ -481,7 +479,7 @@ fn single_vvar(archive: &InspectedArchive) -> CaseResult {
         .filter(|(_, count)| *count > 0)
         .collect();
     if counts.is_empty() {
-        return Err(NonPass::Skip("requires a process with a vvar mapping".to_owned()));
+        return skip("requires a process with a vvar mapping");
     }
     let several = counts.iter().filter(|(_, count)| *count > 1);
     pass_unless(
@@ -502,7 +500,7 @@ fn shared_memory_pagemaps(archive: &InspectedArchive) -> CaseResult {
         .chain(images.memfds.iter().map(|id| u64::from(*id)))
         .collect();
     if segments.is_empty() {
-        return Err(NonPass::Skip("requires processes with shared memory".to_owned()));
+        return skip("requires processes with shared memory");
     }
     let known = |id: &u64| u32::try_from(*id).is_ok_and(|id| images.shared_pagemaps.contains_key(&id));
     let missing = segments.iter().filter(|id| !known(id));

@@ -18,7 +18,7 @@ use cri_proto::{
 
 use crate::{
     archive::{Images, InspectedArchive, ParsedDocument},
-    engine::{Case, CaseBuilder, Level, NonPass, case},
+    engine::{Case, CaseBuilder, Level, NonPass, case, skip},
 };
 
 /// A case of this suite.
@@ -91,9 +91,9 @@ pub(super) fn require_images(archive: &InspectedArchive) -> Result<&Images, NonP
         return Err(NonPass::Blocked("archive/images/not-empty"));
     }
     if let Some(member) = &images.limit_reached {
-        return Err(NonPass::Skip(format!(
+        return skip(format!(
             "requires images within this reader's size limit, which {member} exceeds"
-        )));
+        ));
     }
     Ok(images)
 }
@@ -136,7 +136,7 @@ pub(super) fn require_optional_document<'a, T>(
     match document {
         ParsedDocument::Parsed(document) => Ok(document),
         ParsedDocument::Unreadable(_) => Err(NonPass::Blocked(blocking_case)),
-        ParsedDocument::Missing => Err(NonPass::Skip(format!("requires an archive with {name}"))),
+        ParsedDocument::Missing => skip(format!("requires an archive with {name}")),
     }
 }
 

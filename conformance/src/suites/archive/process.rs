@@ -10,7 +10,7 @@ use super::preconditions::{
 };
 use crate::{
     archive::{Images, InspectedArchive},
-    engine::{Authority, CaseResult, Level, NonPass, case, check, fail},
+    engine::{Authority, CaseResult, Level, NonPass, case, check, fail, skip},
     suites::authority,
 };
 
@@ -403,7 +403,7 @@ fn no_restart_errnos(archive: &InspectedArchive) -> CaseResult {
         .filter_map(|(tid, core)| Some((tid, &core.thread_info.as_ref()?.gpregs)))
         .collect();
     if x86.is_empty() {
-        return Err(NonPass::Skip("requires an archive of x86-64".to_owned()));
+        return skip("requires an archive of x86-64");
     }
     let problems = x86
         .iter()
@@ -446,7 +446,7 @@ fn posix_timers(archive: &InspectedArchive) -> CaseResult {
         }
     }
     if checked_count == 0 {
-        return Err(NonPass::Skip("requires a timer that signals a thread".to_owned()));
+        return skip("requires a timer that signals a thread");
     }
     problems.into_result(format!("{checked_count} timers"))
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, TAR_CASE, WHEN_DONE_CASE};
 use crate::{
     archive::TarEnd,
-    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass, skip},
     suites::authority,
     targets::ContainerRef,
 };
@@ -231,7 +231,7 @@ async fn is_listable_tar(s: &KubeletSession) -> CaseResult {
 async fn upstream_members(s: &KubeletSession) -> CaseResult {
     let archive = s.require_tar().await?;
     if !archive.is_criu() {
-        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
+        return skip("requires an archive in CRIU's format");
     }
     let required = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
     let missing: Vec<_> = required

@@ -7,7 +7,7 @@ use reqwest::{
 
 use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass_if},
     suites::authority,
     targets::{Credentials, HttpResponse, Identity},
 };
@@ -299,13 +299,11 @@ async fn verb_follows_method(s: &KubeletSession) -> CaseResult {
             problems.push(format!("{method}: {}", response.summary()));
         }
     }
-    let as_expected = problems.is_empty();
-    let actual = if as_expected {
-        "403 with the matching verb for PUT, PATCH, DELETE".to_owned()
-    } else {
-        problems.join("; ")
-    };
-    check(as_expected, actual)
+    pass_if(
+        problems.is_empty(),
+        "403 with the matching verb for PUT, PATCH, DELETE",
+        problems.join("; "),
+    )
 }
 
 async fn denied_before_lookup(s: &KubeletSession) -> CaseResult {

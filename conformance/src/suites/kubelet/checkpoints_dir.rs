@@ -91,7 +91,7 @@ async fn archive_unchanged(s: &KubeletSession) -> CaseResult {
     // A fresh archive: another case may have overwritten the first one within the same second.
     let before = new_archive(s).await?;
     s.wait_for_unused_name(s.container_under_test()).await;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     if response.status != 200 {
         return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
@@ -104,9 +104,7 @@ async fn archive_not_verified(s: &KubeletSession) -> CaseResult {
     let control = s.require_fake_cri_control()?;
     // With a second container, its next archive has an unused name at once, without a wait for the next second.
     let container = s.kubelet.siblings.running.as_ref().unwrap_or(s.container_under_test());
-    control
-        .add_rules(&[&super::fault_rule(container, "write", "no-archive")])
-        .await?;
+    control.inject(container, "write", "no-archive").await?;
     s.wait_for_unused_name(container).await;
     let response = s.kubelet.checkpoint(container, "").await?;
     check(response.status == 200, response.summary())

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail},
+    engine::{Capability, Case, CaseResult, Level, case, check, fail, skip},
     suites::authority,
     targets::ContainerRef,
 };
@@ -115,9 +115,7 @@ async fn restarting(s: &KubeletSession) -> CaseResult {
             return result;
         }
     }
-    Err(NonPass::Skip(format!(
-        "requires that {container} waits for its restart"
-    )))
+    skip(format!("requires that {container} waits for its restart"))
 }
 
 async fn ephemeral(s: &KubeletSession) -> CaseResult {

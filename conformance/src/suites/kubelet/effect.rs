@@ -2,7 +2,7 @@
 
 use super::session::{ContainerAfter, KubeletSession, OK_CASE, TAR_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, fail, pass, skip},
     suites::authority,
     targets::Workload,
 };
@@ -37,10 +37,10 @@ async fn workload_before(s: &KubeletSession) -> Result<&Workload, NonPass> {
     if workload.is_test_workload() {
         return Ok(workload);
     }
-    Err(NonPass::Skip(format!(
+    skip(format!(
         "requires a test workload: the log of {} has neither canary nor heartbeats",
         s.container_under_test()
-    )))
+    ))
 }
 
 async fn keeps_running(s: &KubeletSession) -> CaseResult {
@@ -67,13 +67,11 @@ async fn keeps_running(s: &KubeletSession) -> CaseResult {
 
 async fn archive_contains_memory(s: &KubeletSession) -> CaseResult {
     if workload_before(s).await?.canary.is_none() {
-        return Err(NonPass::Skip(
-            "requires a test workload whose log has a canary".to_owned(),
-        ));
+        return skip("requires a test workload whose log has a canary");
     }
     let archive = s.require_tar().await?;
     if !archive.is_criu() {
-        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
+        return skip("requires an archive in CRIU's format");
     }
     match archive.memory.iter().flatten().next() {
         Some(page_match) => pass(format!("canary in {} at byte {}", page_match.member, page_match.offset)),

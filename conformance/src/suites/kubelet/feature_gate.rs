@@ -105,7 +105,7 @@ async fn without_credentials(s: &KubeletSession) -> CaseResult {
 async fn gate_default(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     s.require_configuration(KubeletConfig::GateDefault).await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     check(response.status == 200, response.summary())
 }
 
@@ -115,7 +115,7 @@ pub(super) const NO_ROUTE_BODY: &str = "404 page not found\n";
 async fn debugging_off(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
     s.require_configuration(KubeletConfig::DebuggingHandlersOff).await?;
-    let good = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let good = s.request("").await?;
     let none = s
         .kubelet
         .checkpoint_as(Credentials::Anonymous, s.container_under_test(), "")

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
-    fault_rule,
-    session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE, next_second},
+use super::session::{
+    ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE, next_second,
 };
 use crate::{
-    engine::{Authority, Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{Authority, Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, skip},
     suites::authority,
     targets::{FileSnapshot, Workload},
 };
@@ -68,13 +67,11 @@ async fn client_disconnects(s: &KubeletSession) -> CaseResult {
     const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
-    control
-        .add_rules(&[&fault_rule(s.container_under_test(), "before", "hang")])
-        .await?;
+    control.inject(s.container_under_test(), "before", "hang").await?;
     let journal_position = control.journal_position().await?;
     // As soon as the runtime has the call, the request is dropped together with its connection.
     let runtime_called = tokio::select! {
-        response = s.kubelet.checkpoint(s.container_under_test(), "") => {
+        response = s.request("") => {
             // The kubelet did not wait for the runtime.
             response?;
             return Err(NonPass::Blocked(WHEN_DONE_CASE));
@@ -98,7 +95,7 @@ async fn client_disconnects(s: &KubeletSession) -> CaseResult {
 
 async fn second_checkpoint(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     check(response.status == 200, response.summary())
 }
 
@@ -112,9 +109,7 @@ async fn names_differ(s: &KubeletSession) -> CaseResult {
         let one = s.checkpoint(s.container_under_test()).await?;
         let two = s.checkpoint(s.container_under_test()).await?;
         let (Some(a), Some(b)) = (&one.location, &two.location) else {
-            return Err(NonPass::Skip(
-                "requires a body, a journal or a checkpoints directory that names the archives".to_owned(),
-            ));
+            return skip("requires a body, a journal or a checkpoints directory that names the archives");
         };
         if a == b {
             return fail(format!("both at {a}"));
@@ -123,9 +118,7 @@ async fn names_differ(s: &KubeletSession) -> CaseResult {
             return pass(format!("{a} and {b}"));
         }
     }
-    Err(NonPass::Skip(
-        "requires two checkpoints within one second: the checkpoints took longer".to_owned(),
-    ))
+    skip("requires two checkpoints within one second: the checkpoints took longer")
 }
 
 async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
@@ -142,17 +135,13 @@ async fn no_partial_archive(s: &KubeletSession) -> CaseResult {
     let control = s.require_fake_cri_control()?;
     // The fault acts when the archive is complete and about to appear, not at the start of the call.
     control
-        .add_rules(&[&fault_rule(
-            s.container_under_test(),
-            "finish",
-            "error(Internal,\"injected\")",
-        )])
+        .inject(s.container_under_test(), "finish", "error(Internal,\"injected\")")
         .await?;
     let journal_position = control.journal_position().await?;
     // The timestamp has a resolution of one second, so an earlier archive may have the same name. That archive may
     // remain.
     let before = s.archives_beside(beside);
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     match control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await? {
         Some(call) => check_nothing_left(s, &call.location, response.status, &before),
         None => fail(format!("{}; the runtime was not called", response.summary())),
@@ -178,18 +167,14 @@ async fn keeps_running_after_error(s: &KubeletSession) -> CaseResult {
     let control = s.require_fake_cri_control()?;
     let before = s.kubelet.workload(s.container_under_test()).await?;
     if !before.is_test_workload() {
-        return Err(NonPass::Skip(format!(
+        return skip(format!(
             "requires a test workload: the log of {} has no heartbeats",
             s.container_under_test()
-        )));
+        ));
     }
     let container_under_test = s.container_under_test();
     control
-        .add_rules(&[&fault_rule(
-            container_under_test,
-            "write",
-            "error(Internal,\"injected\")",
-        )])
+        .inject(container_under_test, "write", "error(Internal,\"injected\")")
         .await?;
     let response = s.kubelet.checkpoint(container_under_test, "").await?;
     if response.status == 200 {

@@ -8,7 +8,7 @@ use reqwest::{
 
 use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass, skip},
     suites::authority,
     targets::{Credentials, HttpResponse, Protocol},
 };
@@ -102,9 +102,7 @@ async fn other_methods(s: &KubeletSession) -> CaseResult {
         // checkpoints, such as a Job's service account, gets 403 here. On a kubelet that the harness starts, the user
         // may do everything.
         if response.status == 403 && s.kubelet.lifecycle.is_none() {
-            return Err(NonPass::Skip(format!(
-                "requires a user who may {method} nodes/checkpoint"
-            )));
+            return skip(format!("requires a user who may {method} nodes/checkpoint"));
         }
         if response.status != 405 || response.body != "405: Method Not Allowed" {
             problems.push(format!("{method}: {}", response.summary()));
@@ -220,7 +218,7 @@ async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             let response = client.send_raw(credentials, protocol, method.clone(), path).await?;
             let Some(response) = response else {
-                return Err(NonPass::Skip(format!("requires a kubelet that speaks {protocol}")));
+                return skip(format!("requires a kubelet that speaks {protocol}"));
             };
             s.kubelet.remember_archives(&response);
             responses.push(response);

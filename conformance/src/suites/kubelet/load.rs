@@ -5,12 +5,9 @@ use std::{collections::BTreeMap, fs};
 use futures_util::future::join_all;
 use reqwest::Method;
 
-use super::{
-    fault_rule,
-    session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
-};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, skip},
     evidence::in_current_case,
     suites::authority,
     targets::Credentials,
@@ -64,7 +61,7 @@ async fn one_call(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     let journal_position = control.journal_position().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     if response.status != 200 {
         return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
@@ -79,11 +76,11 @@ async fn many_at_once(s: &KubeletSession) -> CaseResult {
     // The delay of the first call lets all other requests arrive meanwhile.
     if let Some(control) = &s.kubelet.fake_cri {
         control
-            .add_rules(&[&fault_rule(s.container_under_test(), "before", "delay(200ms)")])
+            .inject(s.container_under_test(), "before", "delay(200ms)")
             .await?;
     }
     let journal_position = s.journal_position().await?;
-    let requests = (0..REQUEST_COUNT).map(|_| in_current_case(s.kubelet.checkpoint(s.container_under_test(), "")));
+    let requests = (0..REQUEST_COUNT).map(|_| in_current_case(s.request("")));
     let mut statuses: BTreeMap<u16, usize> = BTreeMap::new();
     let mut refusals = Vec::new();
     for response in join_all(requests).await {
@@ -97,9 +94,9 @@ async fn many_at_once(s: &KubeletSession) -> CaseResult {
     let served = statuses.get(&200).copied().unwrap_or_default();
     if let (None, Some(refusal), true) = (&calls, refusals.first(), served + refusals.len() == REQUEST_COUNT) {
         // The kubelet is not responsible for the runtime's error, and without a journal the calls cannot be counted.
-        return Err(NonPass::Skip(format!(
+        return skip(format!(
             "requires a runtime that accepts many concurrent checkpoints of a container: {refusal:?}"
-        )));
+        ));
     }
     let counted = calls.as_ref().is_none_or(|calls| calls.len() == REQUEST_COUNT);
     let mut actual: Vec<_> = statuses
@@ -117,10 +114,7 @@ async fn checkpoint_counter(s: &KubeletSession, name: &str) -> Result<u64, NonPa
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
         .await?;
     if response.status != 200 {
-        return Err(NonPass::Skip(format!(
-            "requires access to the metrics: {}",
-            response.status
-        )));
+        return skip(format!("requires access to the metrics: {}", response.status));
     }
     let line = format!("{name}{{operation_type=\"checkpoint_container\"}} ");
     let value = response.body.lines().find_map(|text| text.strip_prefix(line.as_str()));
@@ -131,7 +125,7 @@ async fn operations_metric(s: &KubeletSession) -> CaseResult {
     const METRIC_NAME: &str = "kubelet_runtime_operations_total";
     s.require_checkpointable().await?;
     let before = checkpoint_counter(s, METRIC_NAME).await?;
-    if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 200 {
+    if s.request("").await?.status != 200 {
         return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
     }
     let after = checkpoint_counter(s, METRIC_NAME).await?;
@@ -143,14 +137,10 @@ async fn errors_metric(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     control
-        .add_rules(&[&fault_rule(
-            s.container_under_test(),
-            "before",
-            "error(Internal,\"injected\")",
-        )])
+        .inject(s.container_under_test(), "before", "error(Internal,\"injected\")")
         .await?;
     let before = checkpoint_counter(s, METRIC_NAME).await?;
-    if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 500 {
+    if s.request("").await?.status != 500 {
         return Err(NonPass::Blocked("kubelet/runtime-error/status-code"));
     }
     let after = checkpoint_counter(s, METRIC_NAME).await?;
@@ -161,32 +151,22 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let canaries = s.kubelet.canaries();
     if canaries.is_empty() {
-        return Err(NonPass::Skip("requires a container whose log has a canary".to_owned()));
+        return skip("requires a container whose log has a canary");
     }
     let client = s.kubelet.client().await;
     let metrics = client
         .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
         .await?;
-    let mut texts = vec![(
-        "the response to a checkpoint",
-        s.kubelet.checkpoint(s.container_under_test(), "").await?.body,
-    )];
+    let mut texts = vec![("the response to a checkpoint", s.request("").await?.body)];
     // A user without access to the metrics learns nothing from them, so they are left out.
     if metrics.status == 200 {
         texts.push(("the metrics", metrics.body));
     }
     if let Some(control) = &s.kubelet.fake_cri {
         control
-            .add_rules(&[&fault_rule(
-                s.container_under_test(),
-                "finish",
-                "error(Internal,\"injected\")",
-            )])
+            .inject(s.container_under_test(), "finish", "error(Internal,\"injected\")")
             .await?;
-        texts.push((
-            "the response to a failed checkpoint",
-            s.kubelet.checkpoint(s.container_under_test(), "").await?.body,
-        ));
+        texts.push(("the response to a failed checkpoint", s.request("").await?.body));
     }
     if let Some(log) = &s.kubelet.kubelet_log {
         let text = fs::read(log).map_err(|error| NonPass::Error(format!("{}: {error}", log.display())))?;

@@ -23,10 +23,7 @@ mod timeout;
 
 use std::sync::LazyLock;
 
-use crate::{
-    engine::{Case, with_indirect_dependencies},
-    targets::ContainerRef,
-};
+use crate::engine::{Case, with_indirect_dependencies};
 
 pub use session::{KubeletSession, OK_CASE};
 
@@ -53,14 +50,4 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
         with_indirect_dependencies(topics.concat())
     });
     CASES.clone()
-}
-
-/// A fault rule that applies `effect` at `phase` of this container's checkpoints.
-fn fault_rule(container: &ContainerRef, phase: &str, effect: &str) -> String {
-    let ContainerRef {
-        namespace,
-        pod,
-        container,
-    } = container;
-    format!("CheckpointContainer(namespace={namespace},pod={pod},container={container}):{phase}={effect}")
 }

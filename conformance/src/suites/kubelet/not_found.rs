@@ -2,7 +2,7 @@
 
 use super::session::{KubeletSession, OK_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass_if},
     suites::authority,
     targets::{ContainerRef, HttpResponse},
 };
@@ -173,15 +173,14 @@ async fn invalid_names(s: &KubeletSession) -> CaseResult {
             }
         }
     }
-    let actual = if problems.is_empty() {
+    pass_if(
+        problems.is_empty(),
         format!(
             "404 for {} names, each as the name of a Pod and of a container",
             names.len()
-        )
-    } else {
-        problems.join("; ")
-    };
-    check(problems.is_empty(), actual)
+        ),
+        problems.join("; "),
+    )
 }
 
 fn percent_encoded(container: &ContainerRef) -> String {
@@ -233,7 +232,7 @@ async fn timeout_before_state(s: &KubeletSession) -> CaseResult {
     s.require_endpoint().await?;
     let exited = s.require_sibling(Capability::ExitedContainer)?;
     // Another case fails for a kubelet that accepts any timeout.
-    let running = s.kubelet.checkpoint(s.container_under_test(), "timeout=soon").await?;
+    let running = s.request("timeout=soon").await?;
     if running.body != EXPECTED_BODY {
         return Err(NonPass::Blocked("kubelet/timeout/malformed-rejected"));
     }

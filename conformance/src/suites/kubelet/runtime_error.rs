@@ -1,11 +1,8 @@
 //! 500: errors of the runtime.
 
-use super::{
-    fault_rule,
-    session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
-};
+use super::session::{KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass_if},
     suites::authority,
     targets::HttpResponse,
 };
@@ -121,11 +118,9 @@ async fn checkpoint_with_error(s: &KubeletSession, code: &str, message: &str) ->
     s.require_usable()?;
     let control = s.require_fake_cri_control()?;
     let effect = format!("error({code},{message:?})");
-    control
-        .add_rules(&[&fault_rule(s.container_under_test(), "before", &effect)])
-        .await?;
+    control.inject(s.container_under_test(), "before", &effect).await?;
     let journal_position = control.journal_position().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     let call = control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
     control.clear_rules().await?;
     match call {
@@ -188,12 +183,11 @@ async fn upstream_messages(s: &KubeletSession) -> CaseResult {
         }
         problems.push(format!("{} for {message:?}", response.summary()));
     }
-    let actual = if problems.is_empty() {
-        format!("500 with each of {} messages", UPSTREAM_MESSAGES.len())
-    } else {
-        problems.join("; ")
-    };
-    check(problems.is_empty(), actual)
+    pass_if(
+        problems.is_empty(),
+        format!("500 with each of {} messages", UPSTREAM_MESSAGES.len()),
+        problems.join("; "),
+    )
 }
 
 async fn every_code(s: &KubeletSession) -> CaseResult {
@@ -211,10 +205,9 @@ async fn every_code(s: &KubeletSession) -> CaseResult {
             problems.push(format!("{status} for {code}"));
         }
     }
-    let actual = if problems.is_empty() {
-        format!("500 for {} codes", GRPC_ERROR_CODES.len())
-    } else {
-        problems.join(", ")
-    };
-    check(problems.is_empty(), actual)
+    pass_if(
+        problems.is_empty(),
+        format!("500 for {} codes", GRPC_ERROR_CODES.len()),
+        problems.join(", "),
+    )
 }

@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    fault_rule,
-    session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE},
-};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE};
 use crate::{
     engine::{Authority, Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail},
     suites::authority,
@@ -85,10 +82,13 @@ async fn connection_lost(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     // The rule applies once: a retry of the kubelet would meet a healthy runtime and become visible in the journal.
-    let text = fault_rule(s.container_under_test(), "before", "disconnect").replacen(')', ",times=1)", 1);
+    let text = s
+        .container_under_test()
+        .fault_rule("before", "disconnect")
+        .replacen(')', ",times=1)", 1);
     control.add_rules(&[&text]).await?;
     let journal_position = s.journal_position().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     control
         .next_checkpoint(journal_position.unwrap_or_default(), LATE_ARCHIVE_TIMEOUT)
         .await?;
@@ -108,7 +108,7 @@ async fn kill_runtime(s: &KubeletSession) -> Result<(), NonPass> {
 
 async fn runtime_unreachable(s: &KubeletSession) -> CaseResult {
     kill_runtime(s).await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     let as_expected = response.status == 500 && wraps_grpc_code(&response.body, "Unavailable");
     // The message differs from run to run: the kubelet's client may or may not have noticed the lost connection before
     // the call ("error reading from server" or "connection refused").
@@ -130,7 +130,7 @@ async fn runtime_restarted(s: &KubeletSession) -> CaseResult {
     s.kubelet.restart_runtime().await?;
     let started = Instant::now();
     loop {
-        let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+        let response = s.request("").await?;
         if response.status == 200 || started.elapsed() > WAIT_TIMEOUT {
             let soon = started.elapsed() <= WAIT_TIMEOUT;
             return check(response.status == 200 && soon, response.summary());
@@ -144,7 +144,10 @@ async fn with_short_deadline(s: &KubeletSession, phase: &str, effect: &str) -> R
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     s.require_configuration(KubeletConfig::ShortRequestTimeout).await?;
-    let text = fault_rule(s.container_under_test(), phase, effect).replacen(')', ",times=1)", 1);
+    let text = s
+        .container_under_test()
+        .fault_rule(phase, effect)
+        .replacen(')', ",times=1)", 1);
     control.add_rules(&[&text]).await?;
     Ok(())
 }
@@ -156,7 +159,7 @@ async fn deadline(s: &KubeletSession) -> CaseResult {
     let journal_position = s.journal_position().await?;
     let started = Instant::now();
     // With a timeout: whether the default applies without a timeout is the subject of another case.
-    let response = s.kubelet.checkpoint(s.container_under_test(), "timeout=1").await?;
+    let response = s.request("timeout=1").await?;
     let took = started.elapsed();
     let call = s
         .require_fake_cri_control()?
@@ -184,15 +187,15 @@ async fn deadline(s: &KubeletSession) -> CaseResult {
 
 async fn late_response(s: &KubeletSession) -> CaseResult {
     with_short_deadline(s, "after", "delay(1500ms)").await?;
-    let late = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let late = s.request("").await?;
     if late.status != 500 {
         return Err(NonPass::Blocked("kubelet/runtime-error/deadline-exceeded"));
     }
-    let next = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let next = s.request("").await?;
     if next.status != 200 {
         return fail(format!("{}, then {}", late.status, next.summary()));
     }
-    if s.kubelet.checkpoint(s.container_under_test(), "").await?.status != 200 {
+    if s.request("").await?.status != 200 {
         return Err(NonPass::Blocked(SECOND_CHECKPOINT_CASE));
     }
     check(true, format!("{}, then {}", late.status, next.status))

@@ -286,6 +286,11 @@ impl KubeletSession {
         }
     }
 
+    /// Requests a checkpoint of the container under test, with this query.
+    pub(super) async fn request(&self, query: &str) -> Result<HttpResponse, TargetError> {
+        self.kubelet.checkpoint(self.container_under_test(), query).await
+    }
+
     /// Sends a POST whose path goes over the wire exactly as given.
     pub(super) async fn post_raw_path(&self, path: &str) -> Result<HttpResponse, NonPass> {
         self.require_endpoint().await?;

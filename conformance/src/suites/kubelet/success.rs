@@ -9,7 +9,7 @@ use super::{
         WHEN_DONE_CASE, first_item, memory_expectation,
     },
 };
-use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass, skip};
 use crate::{
     suites::{
         authority,
@@ -114,11 +114,11 @@ async fn waits_for_runtime(s: &KubeletSession) -> CaseResult {
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     control
-        .add_rules(&[&super::fault_rule(s.container_under_test(), "before", "delay(300ms)")])
+        .inject(s.container_under_test(), "before", "delay(300ms)")
         .await?;
     let journal_position = control.journal_position().await?;
     let started = std::time::Instant::now();
-    let response = s.kubelet.checkpoint(s.container_under_test(), "").await?;
+    let response = s.request("").await?;
     let took = started.elapsed();
     let actual = format!(
         "{} after {} ms, the runtime delayed its response by {} ms",
@@ -156,16 +156,14 @@ async fn named_container(s: &KubeletSession) -> CaseResult {
 
 async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {
     let (Ok(file), Some(canary)) = (second.file, second.workload.canary) else {
-        return Err(NonPass::Skip(
-            "requires the runtime's journal, or the archive and the canary of a test workload".to_owned(),
-        ));
+        return skip("requires the runtime's journal, or the archive and the canary of a test workload");
     };
     let archive = inspect_with(&file.path, memory_expectation(Some(canary))).await?;
     if !is_complete_tar(&archive) {
         return Err(NonPass::Blocked(TAR_CASE));
     }
     if !archive.is_criu() {
-        return Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()));
+        return skip("requires an archive in CRIU's format");
     }
     let page_match = archive.memory.flatten();
     check(
@@ -196,7 +194,7 @@ async fn body_location(s: &KubeletSession) -> CaseResult {
             Ok(file) => pass(format!("{item}, found as {}", file.path.display())),
             Err(NoArchive::NotFound(reason)) => fail(reason.clone()),
             // With a journal, this case does not need the archive, so it does not require the capability.
-            Err(NoArchive::NotAccessible) => Err(NonPass::Skip(Capability::ReadArchives.reason().to_owned())),
+            Err(NoArchive::NotAccessible) => skip(Capability::ReadArchives.reason()),
         },
     }
 }

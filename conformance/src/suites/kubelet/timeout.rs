@@ -6,7 +6,7 @@ use super::session::{
     KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, OK_CASE, WHEN_DONE_CASE, describe_calls,
 };
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass_if},
     suites::authority,
     targets::JournaledCheckpoint,
 };
@@ -115,7 +115,7 @@ async fn checkpoint_call(s: &KubeletSession, query: &str) -> Result<JournaledChe
     s.require_checkpointable().await?;
     let control = s.require_fake_cri_control()?;
     let journal_position = control.journal_position().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), query).await?;
+    let response = s.request(query).await?;
     let call = control.next_checkpoint(journal_position, LATE_ARCHIVE_TIMEOUT).await?;
     if let Some(call) = &call {
         s.kubelet.remember_archive(&call.location);
@@ -227,7 +227,7 @@ async fn negative(s: &KubeletSession) -> CaseResult {
     const EXPECTED_MESSAGE: &str = "CheckpointContainer requires the timeout value to be > 0";
     s.require_endpoint().await?;
     let journal_position = s.journal_position().await?;
-    let response = s.kubelet.checkpoint(s.container_under_test(), "timeout=-1").await?;
+    let response = s.request("timeout=-1").await?;
     let calls = s.calls_after(journal_position).await?;
     let called = describe_calls(&calls);
     let not_called = calls.is_none_or(|calls| calls.is_empty());
@@ -241,23 +241,19 @@ async fn malformed(s: &KubeletSession) -> CaseResult {
     let mut problems = Vec::new();
     let values = ["", "10s", "1.5", "0x10", "%2010", "ten", "9223372036854775808"];
     for value in values {
-        let response = s
-            .kubelet
-            .checkpoint(s.container_under_test(), &format!("timeout={value}"))
-            .await?;
+        let response = s.request(&format!("timeout={value}")).await?;
         if response.status != 404 || response.body != EXPECTED_BODY {
             problems.push(format!("timeout={value}: {}", response.summary()));
         }
     }
-    let actual = if problems.is_empty() {
+    pass_if(
+        problems.is_empty(),
         format!(
             "404 cannot parse value of timeout parameter, for {} values",
             values.len()
-        )
-    } else {
-        problems.join("; ")
-    };
-    check(problems.is_empty(), actual)
+        ),
+        problems.join("; "),
+    )
 }
 
 async fn plus_sign(s: &KubeletSession) -> CaseResult {
@@ -276,10 +272,7 @@ async fn overflow(s: &KubeletSession) -> CaseResult {
     const OVERFLOWING_SECS: i64 = i64::MAX;
     s.require_checkpointable().await?;
     let journal_position = s.journal_position().await?;
-    let response = s
-        .kubelet
-        .checkpoint(s.container_under_test(), &format!("timeout={OVERFLOWING_SECS}"))
-        .await?;
+    let response = s.request(&format!("timeout={OVERFLOWING_SECS}")).await?;
     let calls = s.calls_after(journal_position).await?;
     let called = describe_calls(&calls);
     let not_called = calls.is_none_or(|calls| calls.is_empty());

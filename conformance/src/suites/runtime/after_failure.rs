@@ -12,7 +12,7 @@ use super::{
     failed_checkpoint::{FailedCheckpoint, FailureMode, Leftover, MIN_TIMEOUT},
     session::{OK_CASE, RuntimeSession},
 };
-use crate::engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, skip};
 use crate::suites::authority;
 
 const TIMEOUT_ENFORCED_CASE: &str = "runtime/timeout/enforced";
@@ -301,10 +301,10 @@ async fn timeout_enforced(s: &RuntimeSession) -> CaseResult {
     };
     let took = response.duration.as_secs_f64();
     if response.is_ok() && response.duration < MIN_TIMEOUT {
-        return Err(NonPass::Skip(format!(
+        return skip(format!(
             "requires a checkpoint that takes longer than 1 s: this one took {took:.1} \
             s"
-        )));
+        ));
     }
     if response.is_ok() {
         return fail(format!("success after {took:.1} s, with a timeout of 1 s"));

@@ -6,7 +6,7 @@ use cri_proto::document::{CONTAINER_LOG, CRIO_LOG};
 
 use super::session::{ARCHIVE_CASE, MEMBERS_CASE, RuntimeSession, TAR_CASE};
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, Outcome, case, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, Outcome, case, check, fail, pass_if},
     suites,
     suites::{
         authority,
@@ -79,10 +79,11 @@ pub(super) const CASES: &[Case<RuntimeSession>] = &[
 async fn tar_is_whole(s: &RuntimeSession) -> CaseResult {
     let archive = s.require_inspected_archive().await?;
     let members = archive.members.len();
-    match is_complete_tar(archive) {
-        true => pass("a complete tar"),
-        false => fail(format!("{:?} after {members} members", archive.end)),
-    }
+    pass_if(
+        is_complete_tar(archive),
+        "a complete tar",
+        format!("{:?} after {members} members", archive.end),
+    )
 }
 
 async fn mode(s: &RuntimeSession) -> CaseResult {
@@ -97,10 +98,11 @@ async fn members(s: &RuntimeSession) -> CaseResult {
         .into_iter()
         .filter(|name| archive.member(name).is_none())
         .collect();
-    match missing.is_empty() {
-        true => pass("checkpoint/inventory.img, config.dump, spec.dump"),
-        false => fail(format!("missing: {}", missing.join(", "))),
-    }
+    pass_if(
+        missing.is_empty(),
+        "checkpoint/inventory.img, config.dump, spec.dump",
+        format!("missing: {}", missing.join(", ")),
+    )
 }
 
 async fn container_id(s: &RuntimeSession) -> CaseResult {
@@ -157,10 +159,11 @@ async fn log_not_newer_than_memory(s: &RuntimeSession) -> CaseResult {
     let logged_heartbeat = heartbeats(&text).last().copied().unwrap_or_default();
     // The workload sets the counter in memory before it writes the line. At any one moment the memory is not behind the
     // log.
-    match logged_heartbeat <= memory_heartbeat {
-        true => pass("no heartbeat in the archived log above the heartbeat in memory"),
-        false => fail("a heartbeat in the archived log above the heartbeat in memory"),
-    }
+    pass_if(
+        logged_heartbeat <= memory_heartbeat,
+        "no heartbeat in the archived log above the heartbeat in memory",
+        "a heartbeat in the archived log above the heartbeat in memory",
+    )
 }
 
 async fn archive_suite(s: &RuntimeSession) -> CaseResult {
@@ -184,20 +187,21 @@ async fn archive_suite(s: &RuntimeSession) -> CaseResult {
     let failed: Vec<_> = records_with(|outcome| matches!(outcome, Outcome::Fail { .. }))
         .map(|record| format!("{} ({})", record.info.id, record.outcome.detail()))
         .collect();
-    match failed.is_empty() {
-        true => check(
+    if failed.is_empty() {
+        check(
             passed > 0,
             format!(
                 "no failed case: {passed} of {} pass, the others do not apply",
                 required_records.len()
             ),
-        ),
-        false => fail(format!(
+        )
+    } else {
+        fail(format!(
             "{} of {} fail: {}",
             failed.len(),
             required_records.len(),
             failed.join("; ")
-        )),
+        ))
     }
 }
 

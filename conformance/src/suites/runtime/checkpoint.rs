@@ -6,7 +6,7 @@ use super::{
     archive::read_u64_at,
     session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, MEMBERS_CASE, OK_CASE, RuntimeSession, SECOND_CASE, TAR_CASE},
 };
-use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass};
+use crate::engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass, pass_if};
 use crate::{
     suites::{
         authority,
@@ -115,10 +115,11 @@ async fn fresh_images(s: &RuntimeSession) -> CaseResult {
     let logged_heartbeat = second.before.workload.heartbeat;
     let offset = page_match.offset + marker.len() as u64;
     let memory_heartbeat = read_u64_at(&second.location, page_match.member, offset).await?;
-    match memory_heartbeat >= logged_heartbeat {
-        true => pass("a heartbeat not below the last logged heartbeat before the call"),
-        false => fail("a heartbeat below the last logged heartbeat before the call"),
-    }
+    pass_if(
+        memory_heartbeat >= logged_heartbeat,
+        "a heartbeat not below the last logged heartbeat before the call",
+        "a heartbeat below the last logged heartbeat before the call",
+    )
 }
 
 async fn fresh_timestamp(s: &RuntimeSession) -> CaseResult {
@@ -135,10 +136,11 @@ async fn fresh_timestamp(s: &RuntimeSession) -> CaseResult {
             actual.push(format!("checkpointedTime of the {name} archive is not within its call"));
         }
     }
-    match actual.is_empty() {
-        true => pass("checkpointedTime within the call, for both archives"),
-        false => fail(actual.join("; ")),
-    }
+    pass_if(
+        actual.is_empty(),
+        "checkpointedTime within the call, for both archives",
+        actual.join("; "),
+    )
 }
 
 /// Whether a time lies within a call. The clocks may differ slightly, and the time may be truncated to whole seconds.

@@ -9,7 +9,7 @@ use super::{
     session::{CONTAINER_ID_CASE, KEEPS_RUNNING_CASE, RuntimeSession, TAR_CASE},
 };
 use crate::{
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, fail, pass, pass_if, skip},
     suites::{
         authority,
         inspection::{inspect, is_complete_tar},
@@ -155,9 +155,10 @@ async fn several_containers(s: &RuntimeSession) -> CaseResult {
 
 async fn small_before_large(s: &RuntimeSession) -> CaseResult {
     s.require_own_archive().await?;
-    let large = match s.runtime.is_fake_cri() {
-        true => s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION * 2),
-        false => s.small_container_options().memory(LARGE_CONTAINER_BYTES).separate_pod(),
+    let large = if s.runtime.is_fake_cri() {
+        s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION * 2)
+    } else {
+        s.small_container_options().memory(LARGE_CONTAINER_BYTES).separate_pod()
     };
     let large = s.new_container(large).await?;
     let small = s.disposable_container().await?;
@@ -177,12 +178,11 @@ async fn small_before_large(s: &RuntimeSession) -> CaseResult {
         return Err(NonPass::Blocked(MANY_CASE));
     }
     if one_ended < two_began {
-        return Err(NonPass::Skip(
-            "requires a checkpoint of the large container that is still running when the small one's begins".to_owned(),
-        ));
+        return skip("requires a checkpoint of the large container that is still running when the small one's begins");
     }
-    match two_ended < one_ended {
-        true => pass("the small container's response before the large container's response"),
-        false => fail("the small container's response after the large container's response"),
-    }
+    pass_if(
+        two_ended < one_ended,
+        "the small container's response before the large container's response",
+        "the small container's response after the large container's response",
+    )
 }

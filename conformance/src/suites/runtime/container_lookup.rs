@@ -2,7 +2,7 @@
 
 use super::session::{AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, OK_CASE, RuntimeSession};
 use crate::{
-    engine::{Case, CaseResult, Level, NonPass, case, check, fail},
+    engine::{Case, CaseResult, Level, NonPass, case, check},
     suites::authority,
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
 };
@@ -66,10 +66,7 @@ async fn checkpoint_id(s: &RuntimeSession, id: &str) -> Result<CheckpointOutcome
 
 /// The response must be an error; its message is not specified.
 fn is_error(response: &CheckpointOutcome) -> CaseResult {
-    match response.is_ok() {
-        true => fail("success"),
-        false => check(true, response.to_string()),
-    }
+    check(!response.is_ok(), response.to_string())
 }
 
 async fn unknown_container(s: &RuntimeSession) -> CaseResult {

@@ -23,7 +23,7 @@ use super::{
     session::{AMPLE_TIMEOUT_SECS, OK_CASE, RuntimeSession},
 };
 use crate::{
-    engine::NonPass,
+    engine::{NonPass, skip},
     evidence::Memo,
     suites::inspection::{inspect, is_complete_tar},
     targets::runtime::{CheckpointCall, CheckpointOutcome, ContainerHandle},
@@ -176,9 +176,10 @@ impl RuntimeSession {
     /// Checkpoints whose deadline expires midway, or whose client cancels midway.
     async fn interrupt_checkpoints(&self, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
         let (container, timing) = self.slow_container(FAKE_CRI_TIMES.0, SLOW_CONTAINER_BYTES).await?;
-        let delays = match self.runtime.is_fake_cri() {
-            true => vec![FAKE_CRI_TIMES.1],
-            false => timing.give_up_delays(),
+        let delays = if self.runtime.is_fake_cri() {
+            vec![FAKE_CRI_TIMES.1]
+        } else {
+            timing.give_up_delays()
         };
         // If a busy machine cancelled too late, the checkpoint is tried again.
         let mut delays: VecDeque<(Duration, u32)> =
@@ -227,9 +228,7 @@ impl RuntimeSession {
             }
         }
         if failed.is_empty() {
-            return Err(NonPass::Skip(
-                "requires a checkpoint that is still running at its deadline or cancellation".to_owned(),
-            ));
+            return skip("requires a checkpoint that is still running at its deadline or cancellation");
         }
         Ok(failed)
     }
@@ -253,10 +252,10 @@ impl RuntimeSession {
         let total = timing.total;
         if total < min_duration {
             let took = total.as_secs_f64();
-            return Err(NonPass::Skip(format!(
+            return skip(format!(
                 "requires a checkpoint that takes longer than the shortest timeout of 1 s: the largest container \
                     took {took:.1} s"
-            )));
+            ));
         }
         let before = ContainerBefore::observe(self, &container).await?;
         let location = self.runtime.location("timeout");
@@ -338,15 +337,13 @@ impl RuntimeSession {
         // The archive may be as large as the container's memory.
         let _ = std::fs::remove_file(location);
         let liveness = before.observe_liveness(self, container).await?;
-        let next_response = match liveness.same_process {
-            false => None,
-            true => {
-                let call =
-                    CheckpointCall::to(self.runtime.location("next").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
-                let next_response = self.runtime.checkpoint(container, &call).await;
-                let _ = std::fs::remove_file(&call.location);
-                Some(next_response)
-            }
+        let next_response = if liveness.same_process {
+            let call = CheckpointCall::to(self.runtime.location("next").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
+            let next_response = self.runtime.checkpoint(container, &call).await;
+            let _ = std::fs::remove_file(&call.location);
+            Some(next_response)
+        } else {
+            None
         };
         Ok(FailedCheckpoint {
             description,
@@ -363,9 +360,10 @@ async fn leftover_at(location: &Path) -> Result<Leftover, NonPass> {
         return Ok(Leftover::Nothing);
     };
     let complete = metadata.is_file() && metadata.len() > 0 && is_complete_tar(&inspect(location).await?);
-    Ok(match complete {
-        true => Leftover::Archive(metadata.len()),
-        false => Leftover::Partial(metadata.len()),
+    Ok(if complete {
+        Leftover::Archive(metadata.len())
+    } else {
+        Leftover::Partial(metadata.len())
     })
 }
 

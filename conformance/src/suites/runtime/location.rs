@@ -14,7 +14,7 @@ use super::session::{
 };
 use crate::{
     archive::TrailingData,
-    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, pass_if, skip},
     evidence::Memo,
     suites::{
         authority,
@@ -183,10 +183,11 @@ async fn symlink_not_followed(s: &RuntimeSession) -> CaseResult {
     let response = checkpoint_to(s, &location.to_string_lossy()).await?;
     let content = fs::read(&target).map_err(|error| NonPass::error(&error))?;
     let outcome = if response.is_ok() { "success" } else { "an error" };
-    match content == FOREIGN_CONTENT {
-        true => pass(format!("{outcome}, and an unchanged link target")),
-        false => fail(format!("{outcome}, and the archive in the link target")),
-    }
+    pass_if(
+        content == FOREIGN_CONTENT,
+        format!("{outcome}, and an unchanged link target"),
+        format!("{outcome}, and the archive in the link target"),
+    )
 }
 
 async fn relative_location(s: &RuntimeSession) -> CaseResult {
@@ -237,10 +238,11 @@ async fn dir_not_created(s: &RuntimeSession) -> CaseResult {
     if response.is_ok() {
         return Err(NonPass::Blocked(DIR_MISSING_CASE));
     }
-    match dir.exists() {
-        false => pass("directory does not exist"),
-        true => fail("an error, and the directory exists"),
-    }
+    pass_if(
+        !dir.exists(),
+        "directory does not exist",
+        "an error, and the directory exists",
+    )
 }
 
 async fn dir_unwritable(s: &RuntimeSession) -> CaseResult {
@@ -295,13 +297,14 @@ async fn disk_full_partial(s: &RuntimeSession) -> CaseResult {
 
 async fn disk_full_other_files(s: &RuntimeSession) -> CaseResult {
     let full = failed_full_disk_attempt(s).await?;
-    match full.other_files.is_empty() {
-        true => pass("no other files in the directory of the location"),
-        false => fail(format!(
+    pass_if(
+        full.other_files.is_empty(),
+        "no other files in the directory of the location",
+        format!(
             "{} other files in the directory of the location",
             full.other_files.len()
-        )),
-    }
+        ),
+    )
 }
 
 async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<FullDiskAttempt, NonPass> {
@@ -313,11 +316,9 @@ async fn failed_full_disk_attempt(s: &RuntimeSession) -> Result<FullDiskAttempt,
 }
 
 fn is_error(response: &CheckpointOutcome) -> CaseResult {
-    match response.is_ok() {
-        true => fail("success"),
-        // The message names files of this run. The evidence of the case contains it.
-        false => pass(format!("an error, {:?}", response.code)),
-    }
+    // The message names files of this run. The evidence of the case contains it.
+    let error = format!("an error, {:?}", response.code);
+    pass_if(!response.is_ok(), error, "success")
 }
 
 fn write(path: &std::path::Path, content: &[u8], mode: u32) -> Result<(), NonPass> {
@@ -340,10 +341,7 @@ impl SmallDisk {
         let mounted = mount(Some("tmpfs"), &dir, Some("tmpfs"), flags, Some(options.as_str()));
         match mounted {
             Ok(()) => Ok(SmallDisk { mount_point: dir }),
-            Err(errno) => Err(NonPass::Skip(format!(
-                "requires root to mount a small tmpfs: {}",
-                errno.desc()
-            ))),
+            Err(errno) => skip(format!("requires root to mount a small tmpfs: {}", errno.desc())),
         }
     }
 }

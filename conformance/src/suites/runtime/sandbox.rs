@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::session::RuntimeSession;
 use crate::{
-    engine::{Authority, Case, CaseResult, Level, NonPass, case, fail, pass},
+    engine::{Authority, Case, CaseResult, Level, case, fail, pass, skip},
     targets::runtime::SandboxRetry,
 };
 
@@ -37,7 +37,5 @@ async fn run_pod_sandbox_retry(s: &RuntimeSession) -> CaseResult {
     if timed_out {
         return pass("a listed sandbox, or success of RunPodSandbox within 5 s");
     }
-    Err(NonPass::Skip(
-        "requires a RunPodSandbox call that exceeds its deadline".to_owned(),
-    ))
+    skip("requires a RunPodSandbox call that exceeds its deadline")
 }

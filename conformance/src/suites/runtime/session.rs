@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 use super::liveness::{ContainerBefore, Liveness};
 use crate::{
     archive::InspectedArchive,
-    engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
+    engine::{Capabilities, Capability, ConfigReset, NonPass, Target, skip},
     evidence::Memo,
     suites::{
         inspection::{inspect, is_complete_tar, wait_for_file},
@@ -188,7 +188,7 @@ impl RuntimeSession {
         if archive.is_criu() {
             Ok(archive)
         } else {
-            Err(NonPass::Skip("requires an archive in CRIU's format".to_owned()))
+            skip("requires an archive in CRIU's format")
         }
     }
 

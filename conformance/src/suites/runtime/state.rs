@@ -9,7 +9,7 @@ use super::{
     session::{AMPLE_TIMEOUT_SECS, ARCHIVE_CASE, KEEPS_RUNNING_CASE, OK_CASE, RuntimeSession, SAME_PROCESS_CASE},
 };
 use crate::{
-    engine::{Case, CaseResult, Level, NonPass, case, check, fail, pass},
+    engine::{Case, CaseResult, Level, NonPass, case, check, fail, pass, pass_if},
     suites::authority,
     targets::runtime::CheckpointCall,
 };
@@ -73,18 +73,16 @@ async fn keeps_running(s: &RuntimeSession) -> CaseResult {
     if !after.same_process {
         return Err(NonPass::Blocked(SAME_PROCESS_CASE));
     }
-    match after.running {
-        true => pass("the container keeps running"),
-        false => fail(after.describe_frozen()),
-    }
+    pass_if(after.running, "the container keeps running", after.describe_frozen())
 }
 
 async fn same_process(s: &RuntimeSession) -> CaseResult {
     let after = &s.first_checkpoint_ok().await?.container_after;
-    match after.same_process {
-        true => pass("same pid and start time"),
-        false => fail(format!("the first process has ended; status {}", after.status())),
-    }
+    pass_if(
+        after.same_process,
+        "same pid and start time",
+        format!("the first process has ended; status {}", after.status()),
+    )
 }
 
 async fn status(s: &RuntimeSession) -> CaseResult {
