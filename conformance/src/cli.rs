@@ -23,7 +23,8 @@ pub use kubelet::KubeletArgs;
 pub use suite_run::RunArgs;
 
 use crate::{
-    engine::{Level, Selection, exit},
+    engine::{Level, Selection, Suite, exit},
+    mutation::Mutant,
     suites,
     targets::TargetKind,
 };
@@ -120,6 +121,13 @@ fn parse_level(name: &str) -> Result<Level, String> {
         .into_iter()
         .find(|level| level.as_str() == name)
         .ok_or_else(|| format!("expected one of {}", Level::ALL.map(Level::as_str).join(", ")))
+}
+
+fn parse_mutant(suite: Suite, name: &str) -> Result<&'static str, String> {
+    let names = || Mutant::names(suite).collect::<Vec<_>>().join(", ");
+    Mutant::by_name(suite, name)
+        .map(|mutant| mutant.name)
+        .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
 /// Why a command failed.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    kubelet::{self, ConnectArgs},
+    kubelet::{self, RunningKubeletArgs},
     suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
@@ -17,54 +17,31 @@ use crate::{
     targets::{Cluster, KubeletRoute, NodeAddress, NodeTarget, PodSource, TargetError},
 };
 
-const HEADING: &str = "The kubelets of a cluster";
-
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "The kubelets of a cluster")]
 pub(super) struct ClusterArgs {
     /// Test kubelets of the cluster of this kubeconfig
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = HEADING,
-        requires = "which_nodes",
-        conflicts_with_all = ["kubelet_url", "kubelet_binary", "client_cert", "token_file", "mutant"]
-    )]
+    #[arg(long, value_name = "FILE", requires = "which_nodes")]
+    #[arg(conflicts_with_all = ["kubelet_url", "kubelet_binary", "client_cert", "token_file", "mutant"])]
     kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig [default: the current context]
-    #[arg(long, value_name = "NAME", help_heading = HEADING, requires = "kubeconfig")]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     context: Option<String>,
     /// Test the kubelet of this node
-    #[arg(long, value_name = "NAME", help_heading = HEADING, group = "which_nodes", requires = "kubeconfig")]
+    #[arg(long, value_name = "NAME", group = "which_nodes", requires = "kubeconfig")]
     node: Option<String>,
     /// Test the kubelets of all nodes, one after another, with one report each
-    #[arg(
-        long,
-        help_heading = HEADING,
-        group = "which_nodes",
-        requires = "kubeconfig",
-        conflicts_with_all = ["container", "checkpoints_dir", "fake_cri_control"]
-    )]
+    #[arg(long, group = "which_nodes", requires = "kubeconfig")]
+    #[arg(conflicts_with_all = ["container", "checkpoints_dir", "fake_cri_control"])]
     all_nodes: bool,
     /// Connect through the API server's node proxy instead of the node's address
-    #[arg(long, help_heading = HEADING, requires = "kubeconfig", conflicts_with_all = ["ca", "insecure"])]
+    #[arg(long, requires = "kubeconfig", conflicts_with_all = ["ca", "insecure"])]
     node_proxy: bool,
     /// Checkpoint a container of a Pod with this label (KEY=VALUE)
-    #[arg(
-        long,
-        value_name = "LABEL",
-        help_heading = HEADING,
-        requires = "kubeconfig",
-        conflicts_with = "container"
-    )]
+    #[arg(long, value_name = "LABEL", requires = "kubeconfig", conflicts_with = "container")]
     pod_selector: Option<String>,
     /// Create a Pod with this image, checkpoint its container, and delete the Pod afterwards
-    #[arg(
-        long,
-        value_name = "REF",
-        help_heading = HEADING,
-        requires = "kubeconfig",
-        conflicts_with_all = ["container", "pod_selector"]
-    )]
+    #[arg(long, value_name = "REF", requires = "kubeconfig", conflicts_with_all = ["container", "pod_selector"])]
     image: Option<String>,
 }
 
@@ -82,9 +59,9 @@ impl ClusterArgs {
     pub(super) async fn run_nodes(
         &self,
         run: &SuiteRunner<'_>,
-        connect_args: &ConnectArgs,
+        running_args: &RunningKubeletArgs,
     ) -> Result<Vec<SuiteRun>, Failure> {
-        let source = match (&connect_args.container, &self.pod_selector, &self.image) {
+        let source = match (&running_args.container, &self.pod_selector, &self.image) {
             (Some(pod), ..) => PodSource::Existing(pod.clone()),
             (None, Some(selector), _) => PodSource::Selector(selector.clone()),
             (None, None, Some(image)) => PodSource::Image(image.clone()),
@@ -100,14 +77,14 @@ impl ClusterArgs {
         })?;
         if let Some(name) = &self.node {
             let node = until_interrupted(cluster.node(name)).await?.map_err(harness_failure)?;
-            let suite_run = self.run_node(run, connect_args, &cluster, node, &source).await?;
+            let suite_run = self.run_node(run, running_args, &cluster, node, &source).await?;
             return Ok(vec![suite_run]);
         }
         let nodes = until_interrupted(cluster.nodes()).await?.map_err(harness_failure)?;
         let mut suite_runs = Vec::new();
         for node in nodes {
             let start_time = StartTime::now();
-            let suite_run = match self.run_node(run, connect_args, &cluster, node.clone(), &source).await {
+            let suite_run = match self.run_node(run, running_args, &cluster, node.clone(), &source).await {
                 Ok(suite_run) => suite_run,
                 Err(Failure::Harness(error)) => failed_node(start_time, &node, &format!("{error:#}")),
                 Err(other) => return Err(other),
@@ -120,7 +97,7 @@ impl ClusterArgs {
     async fn run_node(
         &self,
         run: &SuiteRunner<'_>,
-        connect_args: &ConnectArgs,
+        running_args: &RunningKubeletArgs,
         cluster: &Cluster,
         node: NodeAddress,
         source: &PodSource,
@@ -132,17 +109,17 @@ impl ClusterArgs {
             .map_err(harness_failure)?;
         let target = NodeTarget {
             node,
-            route: match (self.node_proxy, connect_args.insecure) {
+            route: match (self.node_proxy, running_args.insecure) {
                 (true, _) => KubeletRoute::NodeProxy,
                 (false, true) => KubeletRoute::DirectInsecure,
-                (false, false) => KubeletRoute::Direct(connect_args.ca.clone()),
+                (false, false) => KubeletRoute::Direct(running_args.ca.clone()),
             },
             container: selected.container.clone(),
-            denied_credential: connect_args.denied_credential.clone(),
-            include_siblings: connect_args.include_siblings,
-            allow_load: connect_args.allow_load,
-            checkpoints_dir: connect_args.checkpoints_dir.clone(),
-            control_socket: connect_args.control_socket.clone(),
+            denied_credential: running_args.denied(),
+            include_siblings: running_args.include_siblings,
+            allow_load: running_args.include_load,
+            checkpoints_dir: running_args.checkpoints_dir.clone(),
+            control_socket: running_args.fake_cri_control.clone(),
         };
         let attempt = async {
             let kubelet = until_interrupted(target.connect(cluster))

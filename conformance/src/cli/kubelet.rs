@@ -12,6 +12,7 @@ use reqwest::Url;
 use super::{
     Failure, RunArgs, SelectionArgs,
     cluster::ClusterArgs,
+    parse_mutant,
     suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
@@ -32,124 +33,79 @@ pub struct KubeletArgs {
     verdict: RunArgs,
 
     /// Inject the defect of this mutant into the embedded target (see `checkpoint-conformance mutants`)
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["kubelet_url", "kubelet_binary"], value_parser = parse_mutant)]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["kubelet_url", "kubelet_binary"])]
+    #[arg(value_parser = |name: &str| parse_mutant(Suite::Kubelet, name))]
     mutant: Option<&'static str>,
 
-    /// Test the running kubelet at this URL: https://HOST:PORT
-    #[arg(
-        long,
-        value_name = "URL",
-        help_heading = "A running kubelet",
-        requires = "container",
-        requires = "credential"
-    )]
-    kubelet_url: Option<Url>,
-    /// The client certificate (PEM)
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        group = "credential",
-        requires = "client_key"
-    )]
-    client_cert: Option<PathBuf>,
-    /// The key (PEM) of the client certificate
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        requires = "client_cert"
-    )]
-    client_key: Option<PathBuf>,
-    /// A file with the bearer token
-    #[arg(long, value_name = "FILE", help_heading = "A running kubelet", group = "credential")]
-    token_file: Option<PathBuf>,
-    /// The CA certificates (PEM) that verify the kubelet's serving certificate
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        conflicts_with = "insecure"
-    )]
-    ca: Option<PathBuf>,
-    /// Do not verify the kubelet's serving certificate
-    #[arg(long, help_heading = "A running kubelet")]
-    insecure: bool,
-    /// The container to checkpoint: NAMESPACE/POD/CONTAINER
-    #[arg(long, value_name = "NS/POD/NAME", help_heading = "A running kubelet", value_parser = parse_container)]
-    container: Option<ContainerRef>,
-    /// Also checkpoint the other containers of that Pod [default: only the named container]
-    #[arg(long, help_heading = "A running kubelet")]
-    include_siblings: bool,
-    /// Run the load cases, with 32 concurrent checkpoints
-    #[arg(long, help_heading = "A running kubelet")]
-    include_load: bool,
-    /// A file with the bearer token of an authenticated user without permission to checkpoint, to test 403
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        conflicts_with = "denied_client_cert"
-    )]
-    denied_token_file: Option<PathBuf>,
-    /// The client certificate (PEM) of an authenticated user without permission to checkpoint, to test 403
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        requires = "denied_client_key"
-    )]
-    denied_client_cert: Option<PathBuf>,
-    /// The key (PEM) of --denied-client-cert
-    #[arg(
-        long,
-        value_name = "FILE",
-        help_heading = "A running kubelet",
-        requires = "denied_client_cert"
-    )]
-    denied_client_key: Option<PathBuf>,
-    /// The path of the kubelet's `checkpoints` directory on this machine
-    #[arg(long, value_name = "DIR", help_heading = "A running kubelet")]
-    checkpoints_dir: Option<PathBuf>,
-    /// The control socket of fake-cri, when it is the kubelet's runtime
-    #[arg(long, value_name = "SOCKET", help_heading = "A running kubelet")]
-    fake_cri_control: Option<PathBuf>,
-
+    #[command(flatten)]
+    running: RunningKubeletArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
-
-    /// Start this kubelet binary without a cluster and test it; needs root
-    #[arg(
-        long,
-        value_name = "PATH",
-        help_heading = "A kubelet started here",
-        conflicts_with = "kubelet_url"
-    )]
-    kubelet_binary: Option<PathBuf>,
-    /// An additional argument for that kubelet; can be repeated
-    #[arg(
-        long,
-        value_name = "ARG",
-        help_heading = "A kubelet started here",
-        requires = "kubelet_binary",
-        allow_hyphen_values = true
-    )]
-    kubelet_arg: Vec<OsString>,
-    /// The runtime of that kubelet, unix:///PATH [default: a fake-cri that is started for it]
-    #[arg(
-        long,
-        value_name = "ENDPOINT",
-        help_heading = "A kubelet started here",
-        requires = "kubelet_binary"
-    )]
-    runtime_endpoint: Option<String>,
+    #[command(flatten)]
+    started: StartedKubeletArgs,
 }
 
-fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let names = || Mutant::names(Suite::Kubelet).collect::<Vec<_>>().join(", ");
-    Mutant::by_name(Suite::Kubelet, name)
-        .map(|mutant| mutant.name)
-        .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
+/// The options for a running kubelet.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "A running kubelet")]
+pub(super) struct RunningKubeletArgs {
+    /// Test the running kubelet at this URL: https://HOST:PORT
+    #[arg(long, value_name = "URL", requires = "container", requires = "credential")]
+    pub(super) kubelet_url: Option<Url>,
+    /// The client certificate (PEM)
+    #[arg(long, value_name = "FILE", group = "credential", requires = "client_key")]
+    pub(super) client_cert: Option<PathBuf>,
+    /// The key (PEM) of the client certificate
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(super) client_key: Option<PathBuf>,
+    /// A file with the bearer token
+    #[arg(long, value_name = "FILE", group = "credential")]
+    pub(super) token_file: Option<PathBuf>,
+    /// The CA certificates (PEM) that verify the kubelet's serving certificate
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub(super) ca: Option<PathBuf>,
+    /// Do not verify the kubelet's serving certificate
+    #[arg(long)]
+    pub(super) insecure: bool,
+    /// The container to checkpoint: NAMESPACE/POD/CONTAINER
+    #[arg(long, value_name = "NS/POD/NAME", value_parser = parse_container)]
+    pub(super) container: Option<ContainerRef>,
+    /// Also checkpoint the other containers of that Pod [default: only the named container]
+    #[arg(long)]
+    pub(super) include_siblings: bool,
+    /// Run the load cases, with 32 concurrent checkpoints
+    #[arg(long)]
+    pub(super) include_load: bool,
+    /// A file with the bearer token of an authenticated user without permission to checkpoint, to test 403
+    #[arg(long, value_name = "FILE", conflicts_with = "denied_client_cert")]
+    pub(super) denied_token_file: Option<PathBuf>,
+    /// The client certificate (PEM) of an authenticated user without permission to checkpoint, to test 403
+    #[arg(long, value_name = "FILE", requires = "denied_client_key")]
+    pub(super) denied_client_cert: Option<PathBuf>,
+    /// The key (PEM) of --denied-client-cert
+    #[arg(long, value_name = "FILE", requires = "denied_client_cert")]
+    pub(super) denied_client_key: Option<PathBuf>,
+    /// The path of the kubelet's `checkpoints` directory on this machine
+    #[arg(long, value_name = "DIR")]
+    pub(super) checkpoints_dir: Option<PathBuf>,
+    /// The control socket of fake-cri, when it is the kubelet's runtime
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) fake_cri_control: Option<PathBuf>,
+}
+
+/// The options for a kubelet that is started here.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "A kubelet started here")]
+struct StartedKubeletArgs {
+    /// Start this kubelet binary without a cluster and test it; needs root
+    #[arg(long, value_name = "PATH", conflicts_with = "kubelet_url")]
+    kubelet_binary: Option<PathBuf>,
+    /// An additional argument for that kubelet; can be repeated
+    #[arg(long, value_name = "ARG", requires = "kubelet_binary", allow_hyphen_values = true)]
+    kubelet_arg: Vec<OsString>,
+    /// The runtime of that kubelet, unix:///PATH [default: a fake-cri that is started for it]
+    #[arg(long, value_name = "ENDPOINT", requires = "kubelet_binary")]
+    runtime_endpoint: Option<String>,
 }
 
 fn parse_container(text: &str) -> Result<ContainerRef, String> {
@@ -162,6 +118,33 @@ fn parse_container(text: &str) -> Result<ContainerRef, String> {
         }),
         _ => Err("expected NAMESPACE/POD/CONTAINER".to_owned()),
     }
+}
+
+impl RunningKubeletArgs {
+    fn credential(&self) -> Option<CredentialFiles> {
+        credential(&self.client_cert, &self.client_key, &self.token_file)
+    }
+
+    /// Returns the credential of a user without permission to checkpoint, if one was given.
+    pub(super) fn denied(&self) -> Option<CredentialFiles> {
+        credential(
+            &self.denied_client_cert,
+            &self.denied_client_key,
+            &self.denied_token_file,
+        )
+    }
+}
+
+fn credential(
+    certificate: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    token_file: &Option<PathBuf>,
+) -> Option<CredentialFiles> {
+    if let (Some(certificate), Some(key)) = (certificate, key) {
+        let (certificate, key) = (certificate.clone(), key.clone());
+        return Some(CredentialFiles::Certificate { certificate, key });
+    }
+    token_file.clone().map(CredentialFiles::Token)
 }
 
 impl KubeletArgs {
@@ -183,23 +166,26 @@ impl KubeletArgs {
         if self.cluster.is_requested() {
             return Ok(());
         }
-        if self.kubelet_url.is_none() {
+        if self.running.kubelet_url.is_none() {
             for (is_set, option) in [
                 (
-                    self.client_cert.is_some() || self.token_file.is_some(),
+                    self.running.client_cert.is_some() || self.running.token_file.is_some(),
                     "--client-cert and --token-file",
                 ),
-                (self.ca.is_some() || self.insecure, "--ca and --insecure"),
-                (self.container.is_some(), "--container"),
-                (self.checkpoints_dir.is_some(), "--checkpoints-dir"),
-                (self.include_siblings, "--include-siblings"),
-                (self.include_load, "--include-load"),
                 (
-                    self.denied_token_file.is_some() || self.denied_client_cert.is_some(),
+                    self.running.ca.is_some() || self.running.insecure,
+                    "--ca and --insecure",
+                ),
+                (self.running.container.is_some(), "--container"),
+                (self.running.checkpoints_dir.is_some(), "--checkpoints-dir"),
+                (self.running.include_siblings, "--include-siblings"),
+                (self.running.include_load, "--include-load"),
+                (
+                    self.running.denied_token_file.is_some() || self.running.denied_client_cert.is_some(),
                     "--denied-token-file and --denied-client-cert",
                 ),
                 (
-                    self.fake_cri_control.is_some() && self.runtime_endpoint.is_none(),
+                    self.running.fake_cri_control.is_some() && self.started.runtime_endpoint.is_none(),
                     "--fake-cri-control",
                 ),
             ] {
@@ -209,7 +195,7 @@ impl KubeletArgs {
                     )));
                 }
             }
-        } else if self.ca.is_none() && !self.insecure {
+        } else if self.running.ca.is_none() && !self.running.insecure {
             return Err(Failure::Usage("--kubelet-url needs --ca FILE or --insecure".to_owned()));
         }
         Ok(())
@@ -218,52 +204,26 @@ impl KubeletArgs {
     /// Tests one target, or the nodes of a cluster.
     async fn run_targets(&self, run: &SuiteRunner<'_>) -> Result<Vec<SuiteRun>, Failure> {
         if self.cluster.is_requested() {
-            let connect_args = ConnectArgs {
-                ca: self.ca.clone(),
-                insecure: self.insecure,
-                container: self.container.clone(),
-                checkpoints_dir: self.checkpoints_dir.clone(),
-                control_socket: self.fake_cri_control.clone(),
-                denied_credential: self.denied(),
-                include_siblings: self.include_siblings,
-                allow_load: self.include_load,
-            };
-            return self.cluster.run_nodes(run, &connect_args).await;
+            return self.cluster.run_nodes(run, &self.running).await;
         }
         let start_time = StartTime::now();
         let kubelet = until_interrupted(self.target()).await??;
         Ok(vec![run_suite(run, start_time, kubelet).await?])
     }
 
-    /// Returns the credential of a user without permission to checkpoint, if one was given.
-    fn denied(&self) -> Option<CredentialFiles> {
-        match (
-            &self.denied_client_cert,
-            &self.denied_client_key,
-            &self.denied_token_file,
-        ) {
-            (Some(certificate), Some(key), _) => Some(CredentialFiles::Certificate {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            }),
-            (_, _, Some(file)) => Some(CredentialFiles::Token(file.clone())),
-            _ => None,
-        }
-    }
-
     async fn target(&self) -> Result<Kubelet, Failure> {
-        if let Some(binary) = &self.kubelet_binary {
+        if let Some(binary) = &self.started.kubelet_binary {
             let target = RealKubelet {
                 binary: binary.clone(),
-                extra_args: self.kubelet_arg.clone(),
-                runtime_endpoint: self.runtime_endpoint.clone(),
-                control_socket: self.fake_cri_control.clone(),
+                extra_args: self.started.kubelet_arg.clone(),
+                runtime_endpoint: self.started.runtime_endpoint.clone(),
+                control_socket: self.running.fake_cri_control.clone(),
                 log_dir: self.verdict.report_dir().map(Path::to_owned),
                 executable: None,
             };
             return Ok(target.start().await.map_err(anyhow::Error::from)?);
         }
-        let Some(url) = &self.kubelet_url else {
+        let Some(url) = &self.running.kubelet_url else {
             let embedded = Embedded {
                 defect: self
                     .mutant
@@ -273,43 +233,24 @@ impl KubeletArgs {
             };
             return Ok(embedded.start().await.map_err(anyhow::Error::from)?);
         };
-        let credential = match (&self.client_cert, &self.client_key, &self.token_file) {
-            (Some(certificate), Some(key), _) => CredentialFiles::Certificate {
-                certificate: certificate.clone(),
-                key: key.clone(),
-            },
-            (_, _, Some(file)) => CredentialFiles::Token(file.clone()),
-            _ => return Err(Failure::Usage("--client-key is missing".to_owned())),
-        };
+        let credential = self.running.credential();
         let target = UrlTarget {
             url: url.clone(),
-            credential,
-            ca_file: self.ca.clone(),
+            credential: credential.ok_or_else(|| Failure::Usage("--client-key is missing".to_owned()))?,
+            ca_file: self.running.ca.clone(),
             container: self
+                .running
                 .container
                 .clone()
                 .ok_or_else(|| Failure::Usage("--container is missing".to_owned()))?,
-            denied_credential: self.denied(),
-            include_siblings: self.include_siblings,
-            allow_load: self.include_load,
-            checkpoints_dir: self.checkpoints_dir.clone(),
-            control_socket: self.fake_cri_control.clone(),
+            denied_credential: self.running.denied(),
+            include_siblings: self.running.include_siblings,
+            allow_load: self.running.include_load,
+            checkpoints_dir: self.running.checkpoints_dir.clone(),
+            control_socket: self.running.fake_cri_control.clone(),
         };
         Ok(target.connect().await.map_err(anyhow::Error::from)?)
     }
-}
-
-/// The options for a running kubelet, except its address.
-#[derive(Clone, Debug)]
-pub(super) struct ConnectArgs {
-    pub(super) ca: Option<PathBuf>,
-    pub(super) insecure: bool,
-    pub(super) container: Option<ContainerRef>,
-    pub(super) checkpoints_dir: Option<PathBuf>,
-    pub(super) control_socket: Option<PathBuf>,
-    pub(super) denied_credential: Option<CredentialFiles>,
-    pub(super) include_siblings: bool,
-    pub(super) allow_load: bool,
 }
 
 /// Runs the suite on a kubelet. Stops the target and removes the archives even when the run fails.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Failure, RunArgs, SelectionArgs, clean,
+    Failure, RunArgs, SelectionArgs, clean, parse_mutant,
     suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
@@ -26,60 +26,38 @@ pub(super) struct RuntimeArgs {
     verdict: RunArgs,
 
     /// Inject the defect of this mutant into the embedded fake-cri (see `checkpoint-conformance mutants`)
-    #[arg(long, value_name = "NAME", conflicts_with = "runtime_endpoint", value_parser = parse_mutant)]
+    #[arg(long, value_name = "NAME", conflicts_with = "runtime_endpoint")]
+    #[arg(value_parser = |name: &str| parse_mutant(Suite::Runtime, name))]
     mutant: Option<&'static str>,
 
+    #[command(flatten)]
+    running: RunningRuntimeArgs,
+}
+
+/// The options for a running runtime.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "A running runtime")]
+struct RunningRuntimeArgs {
     /// Test the runtime at this endpoint, such as unix:///run/containerd/containerd.sock [default: embedded fake-cri]
-    #[arg(long, value_name = "unix:///PATH", help_heading = "A running runtime")]
+    #[arg(long, value_name = "unix:///PATH")]
     runtime_endpoint: Option<String>,
     /// The image of the containers; pulled when the runtime does not have it [default: the image that
     /// `checkpoint-conformance image` writes]
-    #[arg(
-        long,
-        value_name = "REF",
-        help_heading = "A running runtime",
-        requires = "runtime_endpoint"
-    )]
+    #[arg(long, value_name = "REF", requires = "runtime_endpoint")]
     image: Option<String>,
     /// The runtime handler of the Pods, as in a RuntimeClass
-    #[arg(
-        long,
-        value_name = "HANDLER",
-        help_heading = "A running runtime",
-        requires = "runtime_endpoint"
-    )]
+    #[arg(long, value_name = "HANDLER", requires = "runtime_endpoint")]
     runtime_handler: Option<String>,
     /// The control socket of fake-cri, when it is the tested runtime
-    #[arg(
-        long,
-        value_name = "SOCKET",
-        help_heading = "A running runtime",
-        requires = "runtime_endpoint"
-    )]
+    #[arg(long, value_name = "SOCKET", requires = "runtime_endpoint")]
     fake_cri_control: Option<PathBuf>,
     /// A directory for logs and archives that has the same path for the runtime [default: temporary directory]
-    #[arg(
-        long,
-        value_name = "DIR",
-        help_heading = "A running runtime",
-        requires = "runtime_endpoint"
-    )]
+    #[arg(long, value_name = "DIR", requires = "runtime_endpoint")]
     work_dir: Option<PathBuf>,
     /// Run no case; remove the Pods and containers of all runs, including runs in progress
-    #[arg(
-        long,
-        help_heading = "A running runtime",
-        requires = "runtime_endpoint",
-        conflicts_with_all = ["image", "runtime_handler", "fake_cri_control", "work_dir"]
-    )]
+    #[arg(long, requires = "runtime_endpoint")]
+    #[arg(conflicts_with_all = ["image", "runtime_handler", "fake_cri_control", "work_dir"])]
     clean: bool,
-}
-
-fn parse_mutant(name: &str) -> Result<&'static str, String> {
-    let names = || Mutant::names(Suite::Runtime).collect::<Vec<_>>().join(", ");
-    Mutant::by_name(Suite::Runtime, name)
-        .map(|mutant| mutant.name)
-        .ok_or_else(|| format!("unknown mutant; expected one of {}", names()))
 }
 
 impl RuntimeArgs {
@@ -87,7 +65,7 @@ impl RuntimeArgs {
     pub(super) fn run(self, args: &[OsString]) -> Result<u8, Failure> {
         let run = SuiteRunner::new(&self.selection, &self.verdict, args)?;
         let runtime = tokio::runtime::Runtime::new().context("failed to start the async runtime")?;
-        if let (true, Some(endpoint)) = (self.clean, &self.runtime_endpoint) {
+        if let (true, Some(endpoint)) = (self.running.clean, &self.running.runtime_endpoint) {
             return runtime.block_on(clean::run(Some(endpoint)));
         }
         let report = run.report(runtime.block_on(self.run_suite(&run))?);
@@ -129,7 +107,7 @@ impl RuntimeArgs {
     }
 
     async fn target(&self) -> Result<Runtime, Failure> {
-        let Some(endpoint) = &self.runtime_endpoint else {
+        let Some(endpoint) = &self.running.runtime_endpoint else {
             let embedded = EmbeddedRuntime {
                 defect: self
                     .mutant
@@ -141,10 +119,10 @@ impl RuntimeArgs {
             return Ok(started.map_err(anyhow::Error::from)?);
         };
         let mut target = RuntimeTarget::new(endpoint);
-        target.image.clone_from(&self.image);
-        target.handler = self.runtime_handler.clone().unwrap_or_default();
-        target.control_socket.clone_from(&self.fake_cri_control);
-        target.work_dir.clone_from(&self.work_dir);
+        target.image.clone_from(&self.running.image);
+        target.handler = self.running.runtime_handler.clone().unwrap_or_default();
+        target.control_socket.clone_from(&self.running.fake_cri_control);
+        target.work_dir.clone_from(&self.running.work_dir);
         match until_interrupted(target.connect()).await {
             Ok(connected) => Ok(connected.map_err(anyhow::Error::from)?),
             Err(failure) => {
