@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CaseInfo, CaseRecord, Outcome};
+use super::{CaseInfo, CaseRecord, Outcome, sorted_ids};
 
 /// The ids of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,12 +66,9 @@ impl ExpectedFailures {
     /// Compares the list with the outcomes of the cases.
     pub fn compare(&self, file: &str, records: &[CaseRecord]) -> ExpectedFailuresResult {
         let ids = |matches_outcome: fn(&Outcome) -> bool| {
-            let listed = records
-                .iter()
-                .filter(|record| matches_outcome(&record.outcome) && self.0.contains(record.info.id));
-            let mut ids: Vec<_> = listed.map(|record| record.info.id.to_owned()).collect();
-            ids.sort();
-            ids
+            sorted_ids(records, |record| {
+                matches_outcome(&record.outcome) && self.0.contains(record.info.id)
+            })
         };
         ExpectedFailuresResult {
             file: file.to_owned(),

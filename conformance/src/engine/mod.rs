@@ -228,3 +228,10 @@ pub struct CaseRecord {
     /// What the harness recorded during the case.
     pub evidence: Vec<EvidenceItem>,
 }
+
+fn sorted_ids(records: &[CaseRecord], selects: impl Fn(&CaseRecord) -> bool) -> Vec<String> {
+    let selected = records.iter().filter(|record| selects(record));
+    let mut ids: Vec<_> = selected.map(|record| record.info.id.to_owned()).collect();
+    ids.sort();
+    ids
+}

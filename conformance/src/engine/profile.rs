@@ -24,7 +24,9 @@
 //! behavior.
 //!
 //! `actual` is a glob for the observed value of the failed case (`*` matches anything). With `actual`, any other
-//! failure of the case stays a failure.
+//! failure of the case stays a failure, without the known behavior.
+
+use std::collections::BTreeMap;
 
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
@@ -60,8 +62,17 @@ pub struct Profile {
     pub name: String,
     /// The target that the profile describes.
     pub description: String,
-    claims: Vec<(ProfileClaim, GlobMatcher)>,
-    known_failures: Vec<ProfileClaim>,
+    claims: BTreeMap<String, Claim>,
+}
+
+/// What a profile says about one case.
+#[derive(Clone, Debug)]
+struct Claim {
+    /// Whether the failure becomes a known deviation. Otherwise it stays a failure.
+    is_deviation: bool,
+    actual: GlobMatcher,
+    /// The text for reports: the behavior and its source.
+    note: String,
 }
 
 /// One difference between the target and the reference.
@@ -149,52 +160,47 @@ impl Profile {
     /// See [`ProfileError`].
     pub fn parse(text: &str, catalogue: &[CaseInfo]) -> Result<Profile, ProfileError> {
         let document: ProfileDocument = toml::from_str(text)?;
-        let mut claims: Vec<(ProfileClaim, GlobMatcher)> = Vec::new();
-        for claim in document.known_deviations {
-            let Some(info) = catalogue.iter().find(|info| info.id == claim.case) else {
-                return Err(ProfileError::UnknownCase(claim.case));
+        let mut claims = BTreeMap::new();
+        let deviations = document.known_deviations.into_iter().map(|claim| (true, claim));
+        let failures = document.known_failures.into_iter().map(|claim| (false, claim));
+        for (is_deviation, claim) in deviations.chain(failures) {
+            let ProfileClaim {
+                case,
+                behavior,
+                source,
+                actual,
+            } = claim;
+            let Some(info) = catalogue.iter().find(|info| info.id == case) else {
+                return Err(ProfileError::UnknownCase(case));
             };
-            if info.level == Level::Documented {
-                return Err(ProfileError::DocumentedCase {
-                    case: claim.case,
-                    level: info.level,
-                });
+            if is_deviation && info.level == Level::Documented {
+                let level = info.level;
+                return Err(ProfileError::DocumentedCase { case, level });
             }
-            if claims.iter().any(|(other, _)| other.case == claim.case) {
-                return Err(ProfileError::DuplicateClaim(claim.case));
+            if claims.contains_key(&case) {
+                return Err(ProfileError::DuplicateClaim(case));
             }
-            if claim.behavior.trim().is_empty() || claim.source.trim().is_empty() {
-                return Err(ProfileError::MissingText(claim.case));
+            if behavior.trim().is_empty() || source.trim().is_empty() {
+                return Err(ProfileError::MissingText(case));
             }
-            match GlobBuilder::new(&claim.actual).build() {
-                Ok(glob) => claims.push((claim, glob.compile_matcher())),
-                Err(source) => {
-                    return Err(ProfileError::Glob {
-                        case: claim.case,
-                        source,
-                    });
-                }
-            }
-        }
-        let mut known: Vec<ProfileClaim> = Vec::new();
-        for failure in document.known_failures {
-            if !catalogue.iter().any(|info| info.id == failure.case) {
-                return Err(ProfileError::UnknownCase(failure.case));
-            }
-            let duplicate = known.iter().any(|other| other.case == failure.case);
-            if duplicate || claims.iter().any(|(claim, _)| claim.case == failure.case) {
-                return Err(ProfileError::DuplicateClaim(failure.case));
-            }
-            if failure.behavior.trim().is_empty() || failure.source.trim().is_empty() {
-                return Err(ProfileError::MissingText(failure.case));
-            }
-            known.push(failure);
+            let actual = match GlobBuilder::new(&actual).build() {
+                Ok(glob) => glob.compile_matcher(),
+                Err(source) => return Err(ProfileError::Glob { case, source }),
+            };
+            let note = format!("{} {behavior} ({source})", document.name);
+            claims.insert(
+                case,
+                Claim {
+                    is_deviation,
+                    actual,
+                    note,
+                },
+            );
         }
         Ok(Profile {
             name: document.name,
             description: document.description,
             claims,
-            known_failures: known,
         })
     }
 
@@ -205,37 +211,26 @@ impl Profile {
             description: self.description.clone(),
             ..ProfileResult::default()
         };
-        for record in records {
-            let id = record.info.id;
-            if let (Outcome::Fail { actual }, Some(known)) = (
-                &mut record.outcome,
-                self.known_failures.iter().find(|known| known.case == id),
-            ) {
-                *actual = format!("{actual}; known: {} {} ({})", self.name, known.behavior, known.source);
-                result.known_failures.push(id.to_owned());
-            }
-            let Some((claim, actual_glob)) = self.claims.iter().find(|(claim, _)| claim.case == id) else {
+        // In the order of the claims, which are sorted.
+        for (id, claim) in &self.claims {
+            let Some(record) = records.iter_mut().find(|record| record.info.id == id) else {
                 continue;
             };
-            match &record.outcome {
-                Outcome::Fail { actual } if actual_glob.is_match(actual) => {
-                    record.outcome = Outcome::KnownDeviation {
-                        actual: format!("{actual}; {} {} ({})", self.name, claim.behavior, claim.source),
-                    };
-                    result.known_deviations.push(id.to_owned());
+            let ids = match &mut record.outcome {
+                Outcome::Fail { actual } if !claim.actual.is_match(&*actual) => &mut result.mismatched,
+                Outcome::Fail { actual } if claim.is_deviation => {
+                    let actual = format!("{actual}; {}", claim.note);
+                    record.outcome = Outcome::KnownDeviation { actual };
+                    &mut result.known_deviations
                 }
-                Outcome::Fail { .. } => result.mismatched.push(id.to_owned()),
-                Outcome::Pass { .. } => result.stale.push(id.to_owned()),
-                Outcome::KnownDeviation { .. } | Outcome::Skip { .. } | Outcome::Error { .. } => {}
-            }
-        }
-        for ids in [
-            &mut result.known_deviations,
-            &mut result.stale,
-            &mut result.mismatched,
-            &mut result.known_failures,
-        ] {
-            ids.sort();
+                Outcome::Fail { actual } => {
+                    *actual = format!("{actual}; known: {}", claim.note);
+                    &mut result.known_failures
+                }
+                Outcome::Pass { .. } if claim.is_deviation => &mut result.stale,
+                _ => continue,
+            };
+            ids.push(id.clone());
         }
         result
     }

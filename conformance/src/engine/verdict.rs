@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CaseRecord, Level, Outcome, RunConditions};
+use super::{CaseRecord, Level, Outcome, RunConditions, sorted_ids};
 
 /// The exit codes of `checkpoint-conformance`.
 pub mod exit {
@@ -54,15 +54,7 @@ pub enum Verdict {
 impl Verdict {
     /// The verdict of these records.
     pub fn from_records(records: &[CaseRecord], policy: GatePolicy, conditions: &RunConditions) -> Verdict {
-        let ids = |selects: &dyn Fn(&CaseRecord) -> bool| -> Vec<String> {
-            let mut ids: Vec<_> = records
-                .iter()
-                .filter(|record| selects(record))
-                .map(|record| record.info.id.to_owned())
-                .collect();
-            ids.sort();
-            ids
-        };
+        let ids = |selects: &dyn Fn(&CaseRecord) -> bool| sorted_ids(records, selects);
         let decides = |record: &CaseRecord| {
             (policy.strict || record.info.level == Level::Documented) && !conditions.fails_expectedly(record.info.id)
         };
