@@ -150,16 +150,8 @@ fn unreadable_archive(file: &Path, error: &InspectError) -> SuiteRun {
 }
 
 fn target_info(file: &Path) -> TargetInfo {
-    TargetInfo {
-        suite: Suite::Archive,
-        kind: "file".to_owned(),
-        description: format!("the archive {}", file.display()),
-        endpoint: file.display().to_string(),
-        container: String::new(),
-        node: None,
-        mutant: None,
-        product: None,
-    }
+    let endpoint = file.display().to_string();
+    TargetInfo::new(Suite::Archive, "file", format!("the archive {endpoint}"), endpoint)
 }
 
 async fn test_archive(

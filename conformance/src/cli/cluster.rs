@@ -114,12 +114,7 @@ impl ClusterArgs {
                 (false, true) => KubeletRoute::DirectInsecure,
                 (false, false) => KubeletRoute::Direct(running_args.ca.clone()),
             },
-            container: selected.container.clone(),
-            denied_credential: running_args.denied(),
-            include_siblings: running_args.include_siblings,
-            allow_load: running_args.include_load,
-            checkpoints_dir: running_args.checkpoints_dir.clone(),
-            control_socket: running_args.fake_cri_control.clone(),
+            running: running_args.kubelet(selected.container.clone()),
         };
         let attempt = async {
             let kubelet = until_interrupted(target.connect(cluster))
@@ -157,14 +152,13 @@ fn failed_node(start_time: StartTime, node: &NodeAddress, reason: &str) -> Suite
     };
     SuiteRun {
         target: report::TargetInfo {
-            suite: Suite::Kubelet,
-            kind: "node".to_owned(),
-            description: format!("the kubelet of node {}", node.name),
-            endpoint: node.address.clone().unwrap_or_default(),
-            container: String::new(),
             node: Some(node.name.clone()),
-            mutant: None,
-            product: None,
+            ..report::TargetInfo::new(
+                Suite::Kubelet,
+                "node",
+                format!("the kubelet of node {}", node.name),
+                node.address.clone().unwrap_or_default(),
+            )
         },
         start_time,
         records: vec![record],

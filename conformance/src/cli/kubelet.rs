@@ -21,7 +21,7 @@ use crate::{
     mutation::Mutant,
     report::Footprint,
     suites::kubelet::{KubeletSession, cases},
-    targets::{ContainerRef, CredentialFiles, Embedded, Kubelet, RealKubelet, UrlTarget},
+    targets::{ContainerRef, CredentialFiles, Embedded, Kubelet, RealKubelet, RunningKubelet, UrlTarget},
 };
 
 /// The options of `kubelet`.
@@ -125,13 +125,20 @@ impl RunningKubeletArgs {
         credential(&self.client_cert, &self.client_key, &self.token_file)
     }
 
-    /// Returns the credential of a user without permission to checkpoint, if one was given.
-    pub(super) fn denied(&self) -> Option<CredentialFiles> {
-        credential(
-            &self.denied_client_cert,
-            &self.denied_client_key,
-            &self.denied_token_file,
-        )
+    /// Returns the options that do not depend on how the kubelet is reached.
+    pub(super) fn kubelet(&self, container: ContainerRef) -> RunningKubelet {
+        RunningKubelet {
+            denied_credential: credential(
+                &self.denied_client_cert,
+                &self.denied_client_key,
+                &self.denied_token_file,
+            ),
+            container,
+            include_siblings: self.include_siblings,
+            allow_load: self.include_load,
+            checkpoints_dir: self.checkpoints_dir.clone(),
+            control_socket: self.fake_cri_control.clone(),
+        }
     }
 }
 
@@ -234,20 +241,14 @@ impl KubeletArgs {
             return Ok(embedded.start().await.map_err(anyhow::Error::from)?);
         };
         let credential = self.running.credential();
+        let container = self.running.container.clone();
         let target = UrlTarget {
             url: url.clone(),
             credential: credential.ok_or_else(|| Failure::Usage("--client-key is missing".to_owned()))?,
             ca_file: self.running.ca.clone(),
-            container: self
+            running: self
                 .running
-                .container
-                .clone()
-                .ok_or_else(|| Failure::Usage("--container is missing".to_owned()))?,
-            denied_credential: self.running.denied(),
-            include_siblings: self.running.include_siblings,
-            allow_load: self.running.include_load,
-            checkpoints_dir: self.running.checkpoints_dir.clone(),
-            control_socket: self.running.fake_cri_control.clone(),
+                .kubelet(container.ok_or_else(|| Failure::Usage("--container is missing".to_owned()))?),
         };
         Ok(target.connect().await.map_err(anyhow::Error::from)?)
     }

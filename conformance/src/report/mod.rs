@@ -82,6 +82,22 @@ pub struct TargetInfo {
     pub product: Option<Product>,
 }
 
+impl TargetInfo {
+    /// Creates the description of a target without a container, a node, a mutant and a product.
+    pub fn new(suite: Suite, kind: &str, description: impl Into<String>, endpoint: impl Into<String>) -> TargetInfo {
+        TargetInfo {
+            suite,
+            kind: kind.to_owned(),
+            description: description.into(),
+            endpoint: endpoint.into(),
+            container: String::new(),
+            node: None,
+            mutant: None,
+            product: None,
+        }
+    }
+}
+
 /// A program and its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Product {
@@ -267,17 +283,13 @@ impl Report {
 impl TargetInfo {
     fn redacted(self, secrets: &Secrets) -> TargetInfo {
         TargetInfo {
-            suite: self.suite,
-            kind: self.kind,
             description: secrets.redact(&self.description),
             endpoint: secrets.redact(&self.endpoint),
-            container: self.container,
-            node: self.node,
-            mutant: self.mutant,
             product: self.product.map(|product| Product {
                 name: secrets.redact(&product.name),
                 version: secrets.redact(&product.version),
             }),
+            ..self
         }
     }
 }
@@ -377,14 +389,14 @@ pub(crate) mod tests {
         secrets.add("s3cr3t-token");
         let info = RunInfo {
             target: TargetInfo {
-                suite: Suite::Kubelet,
-                kind: owned("url"),
-                description: owned("the kubelet at https://127.0.0.1:10250"),
-                endpoint: owned("https://127.0.0.1:10250"),
                 container: owned("default/web/app"),
-                node: None,
-                mutant: None,
                 product: Some(Product::new("kubelet", "v1.36.3")),
+                ..TargetInfo::new(
+                    Suite::Kubelet,
+                    "url",
+                    owned("the kubelet at https://127.0.0.1:10250"),
+                    owned("https://127.0.0.1:10250"),
+                )
             },
             started_at: "2026-03-04T05:06:07Z".parse().unwrap(),
             duration: Duration::from_millis(1500),

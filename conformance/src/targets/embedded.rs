@@ -107,15 +107,17 @@ impl Embedded {
         };
 
         let container = pod::workload_container(NODE_NAME);
+        let description = self.description();
         let target_info = report::TargetInfo {
-            suite: Suite::Kubelet,
-            kind: "embedded".to_owned(),
-            description: self.description(),
-            endpoint: client.endpoint().base_url.to_string(),
             container: container.to_string(),
-            node: None,
             mutant: self.defect.map(|(name, _)| name),
             product: Some(report::Product::new("reference-kubelet", env!("CARGO_PKG_VERSION"))),
+            ..report::TargetInfo::new(
+                Suite::Kubelet,
+                "embedded",
+                description,
+                client.endpoint().base_url.as_str(),
+            )
         };
         let mut kubelet = Kubelet::new(target_info, client, container);
         kubelet.siblings = pod::workload_siblings(&kubelet.container_under_test);

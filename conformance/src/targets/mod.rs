@@ -50,7 +50,7 @@ pub use kind::{Offer, TargetKind};
 pub use kubelet::{ContainerRef, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, SiblingContainers};
 pub use real_kubelet::RealKubelet;
 pub use stale_runs::remove_stale_runs;
-pub use url::{CredentialFiles, UrlTarget};
+pub use url::{CredentialFiles, RunningKubelet, UrlTarget};
 pub use workload::{Workload, parse as parse_log};
 
 use std::path::PathBuf;

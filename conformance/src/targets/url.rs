@@ -17,10 +17,17 @@ pub struct UrlTarget {
     pub url: Url,
     /// The credentials of the authorized user.
     pub credential: CredentialFiles,
-    /// The credentials of a user who is authenticated and not authorized to checkpoint. Needed by the cases about 403.
-    pub denied_credential: Option<CredentialFiles>,
     /// The CA certificates for the kubelet's certificate (PEM file). `None` disables the verification.
     pub ca_file: Option<PathBuf>,
+    /// The rest of the target.
+    pub running: RunningKubelet,
+}
+
+/// What a run uses of a running kubelet, however it is reached.
+#[derive(Clone, Debug)]
+pub struct RunningKubelet {
+    /// The credentials of a user who is authenticated and not authorized to checkpoint. Needed by the cases about 403.
+    pub denied_credential: Option<CredentialFiles>,
     /// The container under test.
     pub container: ContainerRef,
     /// Whether cases checkpoint the other containers of the Pod as well.
@@ -75,27 +82,36 @@ impl UrlTarget {
             base_url: self.url.clone(),
             verification,
             identity: self.credential.read()?,
-            extra_identities: ExtraIdentities {
-                denied_user: self.denied_credential.as_ref().map(CredentialFiles::read).transpose()?,
-                ..ExtraIdentities::default()
-            },
+            extra_identities: self.running.extra_identities()?,
             read_only: None,
         });
         client
             .send(Credentials::Authorized, reqwest::Method::GET, client.url("/healthz"))
             .await?;
 
-        let product = kubelet_version::detect(&client).await;
-        let target_info = report::TargetInfo {
-            suite: Suite::Kubelet,
-            kind: "url".to_owned(),
-            description: format!("the kubelet at {}, container {}", self.url, self.container),
-            endpoint: self.url.to_string(),
-            container: self.container.to_string(),
-            node: None,
-            mutant: None,
-            product,
-        };
+        let description = format!("the kubelet at {}, container {}", self.url, self.running.container);
+        let target_info = report::TargetInfo::new(Suite::Kubelet, "url", description, self.url.as_str());
+        self.running.into_kubelet(client, target_info).await
+    }
+}
+
+impl RunningKubelet {
+    /// The identities besides the authorized user.
+    pub(super) fn extra_identities(&self) -> Result<ExtraIdentities, TargetError> {
+        Ok(ExtraIdentities {
+            denied_user: self.denied_credential.as_ref().map(CredentialFiles::read).transpose()?,
+            ..ExtraIdentities::default()
+        })
+    }
+
+    /// Completes the target. Finds the siblings of the container, and connects to the control socket.
+    pub(super) async fn into_kubelet(
+        self,
+        client: Client,
+        mut target_info: report::TargetInfo,
+    ) -> Result<Kubelet, TargetError> {
+        target_info.container = self.container.to_string();
+        target_info.product = kubelet_version::detect(&client).await;
         let siblings = if self.include_siblings {
             pod::discover_siblings(&client, &self.container).await
         } else {

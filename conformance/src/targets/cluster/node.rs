@@ -5,10 +5,7 @@ use std::{fs, path::PathBuf};
 use reqwest::{Method, Url};
 
 use super::{
-    super::{
-        Client, ContainerRef, CredentialFiles, Credentials, ExtraIdentities, FakeCriControl, HttpsEndpoint, Kubelet,
-        ServerVerification, SiblingContainers, TargetError, kubelet_version, pod,
-    },
+    super::{Client, Credentials, HttpsEndpoint, Kubelet, RunningKubelet, ServerVerification, TargetError},
     Cluster, NodeAddress,
 };
 use crate::{engine::Suite, report};
@@ -32,18 +29,8 @@ pub struct NodeTarget {
     pub node: NodeAddress,
     /// How to reach the kubelet.
     pub route: KubeletRoute,
-    /// The container under test.
-    pub container: ContainerRef,
-    /// The credentials of a user who is authenticated and not authorized to checkpoint.
-    pub denied_credential: Option<CredentialFiles>,
-    /// Whether cases checkpoint the other containers of the Pod as well.
-    pub include_siblings: bool,
-    /// Whether cases may put the kubelet under load.
-    pub allow_load: bool,
-    /// The kubelet's `checkpoints` directory as a local path.
-    pub checkpoints_dir: Option<PathBuf>,
-    /// The control socket, if the runtime is a fake-cri.
-    pub control_socket: Option<PathBuf>,
+    /// The rest of the target.
+    pub running: RunningKubelet,
 }
 
 impl NodeTarget {
@@ -63,35 +50,15 @@ impl NodeTarget {
         if self.route == KubeletRoute::NodeProxy && matches!(response.status, 502..=504) {
             return Err(no_response(format!("the API server returned {}", response.summary())));
         }
-        let product = kubelet_version::detect(&client).await;
+        let is_proxy = self.route == KubeletRoute::NodeProxy;
+        let kind = if is_proxy { "node-proxy" } else { "node" };
+        let description = format!("the kubelet of node {name}, container {}", self.running.container);
         let target_info = report::TargetInfo {
-            suite: Suite::Kubelet,
-            kind: if self.route == KubeletRoute::NodeProxy {
-                "node-proxy"
-            } else {
-                "node"
-            }
-            .to_owned(),
-            description: format!("the kubelet of node {name}, container {}", self.container),
-            endpoint: client.endpoint().base_url.to_string(),
-            container: self.container.to_string(),
             node: Some(name),
-            mutant: None,
-            product,
+            ..report::TargetInfo::new(Suite::Kubelet, kind, description, client.endpoint().base_url.as_str())
         };
-        let siblings = if self.include_siblings {
-            pod::discover_siblings(&client, &self.container).await
-        } else {
-            SiblingContainers::default()
-        };
-        let mut kubelet = Kubelet::new(target_info, client, self.container);
-        kubelet.siblings = siblings;
-        kubelet.checkpoints_dir = self.checkpoints_dir;
-        kubelet.allow_load = self.allow_load;
-        kubelet.through_node_proxy = self.route == KubeletRoute::NodeProxy;
-        if let Some(socket) = &self.control_socket {
-            kubelet.fake_cri = Some(FakeCriControl::connect(socket).await?);
-        }
+        let mut kubelet = self.running.into_kubelet(client, target_info).await?;
+        kubelet.through_node_proxy = is_proxy;
         Ok(kubelet)
     }
 
@@ -127,10 +94,7 @@ impl NodeTarget {
             base_url: Url::parse(&base).map_err(|error| TargetError::Argument(format!("{base}: {error}")))?,
             verification,
             identity: endpoint.identity.clone(),
-            extra_identities: ExtraIdentities {
-                denied_user: self.denied_credential.as_ref().map(CredentialFiles::read).transpose()?,
-                ..ExtraIdentities::default()
-            },
+            extra_identities: self.running.extra_identities()?,
             read_only: None,
         })
     }

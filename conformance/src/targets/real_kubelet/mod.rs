@@ -148,14 +148,14 @@ impl RealKubelet {
             }
         };
         let target_info = report::TargetInfo {
-            suite: Suite::Kubelet,
-            kind: "kubelet-binary".to_owned(),
-            description,
-            endpoint: client.endpoint().base_url.to_string(),
             container: container.to_string(),
-            node: None,
-            mutant: None,
             product: Some(report::Product::new("kubelet", product_version)),
+            ..report::TargetInfo::new(
+                Suite::Kubelet,
+                "kubelet-binary",
+                description,
+                client.endpoint().base_url.to_string(),
+            )
         };
         let siblings = if with_fake_cri {
             pod::workload_siblings(&container)

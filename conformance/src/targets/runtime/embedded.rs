@@ -46,14 +46,8 @@ impl EmbeddedRuntime {
             Some((name, _)) => format!("the embedded fake-cri, with the defect {name}"),
         };
         let target_info = report::TargetInfo {
-            suite: Suite::Runtime,
-            kind: "embedded".to_owned(),
-            description,
-            endpoint: cri.endpoint(),
-            container: String::new(),
             mutant: self.defect.map(|(name, _)| name),
-            product: None,
-            node: None,
+            ..report::TargetInfo::new(Suite::Runtime, "embedded", description, cri.endpoint())
         };
         let mut runtime = Runtime::connect_to(&cri.endpoint(), shared_dir, target_info).await?;
         runtime.fake_cri = Some(FakeCriControl::connect(cri.control_socket()).await?);

@@ -168,16 +168,7 @@ impl RuntimeTarget {
     /// # Errors
     /// The runtime does not respond, or there is no usable image. Created objects are removed.
     pub async fn connect(&self) -> Result<Runtime, TargetError> {
-        let target_info = report::TargetInfo {
-            suite: crate::engine::Suite::Runtime,
-            kind: "runtime".to_owned(),
-            description: String::new(),
-            endpoint: self.endpoint.clone(),
-            container: String::new(),
-            mutant: None,
-            product: None,
-            node: None,
-        };
+        let target_info = report::TargetInfo::new(crate::engine::Suite::Runtime, "runtime", "", self.endpoint.clone());
         let shared_dir = Arc::new(RunDir::create(self.work_dir.as_deref())?);
         // A second connection gets a directory of its own, which is removed with the connection.
         let _ = self.shared_dir.set(Arc::clone(&shared_dir));
