@@ -137,7 +137,7 @@ struct BlobInfo {
 impl BlobInfo {
     fn digest(content: &[u8]) -> BlobInfo {
         BlobInfo {
-            digest: to_hex(&Sha256::digest(content)),
+            digest: hex::encode(Sha256::digest(content)),
             length: content.len() as u64,
         }
     }
@@ -208,7 +208,7 @@ fn write_layer(content: &ImageContent) -> Result<(File, BlobInfo), OciImageError
         }
         let hashing = tar.into_inner()?;
         let blob = BlobInfo {
-            digest: to_hex(&hashing.hash.finalize()),
+            digest: hex::encode(hashing.hash.finalize()),
             length: hashing.length,
         };
         let mut file = hashing.out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -266,10 +266,6 @@ fn append_file(tar: &mut Builder<impl Write>, name: &str, content: &[u8]) -> io:
 fn json(document: &impl serde::Serialize) -> Vec<u8> {
     let sorted = serde_json::to_value(document).and_then(|value| serde_json::to_vec(&value));
     sorted.expect("strings, numbers and lists are always valid JSON")
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

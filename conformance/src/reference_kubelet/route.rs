@@ -8,6 +8,7 @@
 //! ```
 
 use http::{HeaderMap, Method, StatusCode, header};
+use percent_encoding::percent_decode_str;
 
 use super::Config;
 use super::behavior::PathNames;
@@ -127,20 +128,9 @@ pub(crate) fn query_values(query: Option<&str>, name: &str) -> Vec<String> {
 
 /// Decodes percent-encoding; `None` when an escape is malformed.
 pub(crate) fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-        let value = digit(rest.first())? * 16 + digit(rest.get(1))?;
-        bytes.push(u8::try_from(value).expect("two hexadecimal digits fit into a byte"));
-        rest = &rest[2..];
-    }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    let is_valid = text.split('%').skip(1).all(is_escape);
+    is_valid.then(|| percent_decode_str(text).decode_utf8_lossy().into_owned())
 }
 
 /// Returns the canonical form of a path, without empty, `.` and `..` segments. A trailing slash stays.

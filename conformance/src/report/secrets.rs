@@ -140,8 +140,7 @@ fn text_forms(line: &str) -> Vec<String> {
 /// Returns the bytes in hexadecimal and in both base64 alphabets, at each of the three alignments that they can have
 /// inside longer data. The first and last base64 characters can depend on the neighbouring bytes and are omitted.
 fn byte_forms(bytes: &[u8]) -> Vec<String> {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut forms = vec![hex.to_ascii_uppercase(), hex];
+    let mut forms = vec![hex::encode_upper(bytes), hex::encode(bytes)];
     let engines: [&GeneralPurpose; 2] = [&general_purpose::STANDARD_NO_PAD, &general_purpose::URL_SAFE_NO_PAD];
     for engine in engines {
         for before in 0..3 {
@@ -158,16 +157,7 @@ fn byte_forms(bytes: &[u8]) -> Vec<String> {
 }
 
 fn decode_hex(line: &str) -> Option<Vec<u8>> {
-    if line.len() < 2 * MIN_SECRET_BYTES
-        || !line.len().is_multiple_of(2)
-        || !line.bytes().all(|byte| byte.is_ascii_hexdigit())
-    {
-        return None;
-    }
-    (0..line.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&line[at..at + 2], 16).ok())
-        .collect()
+    hex::decode(line).ok().filter(|bytes| bytes.len() >= MIN_SECRET_BYTES)
 }
 
 #[cfg(test)]
@@ -215,8 +205,8 @@ mod tests {
     #[case::percent("token=eyJ%2BhbGc%2FiOi%3D%22JS%3CUz%3EI1%26N%20%C3%BC")]
     #[case::percent_lower("token=eyJ%2bhbGc%2fiOi%3d%22JS%3cUz%3eI1%26N%20%c3%bc")]
     #[case::form("token=eyJ%2BhbGc%2FiOi%3D%22JS%3CUz%3EI1%26N+%C3%BC")]
-    #[case::hex("0x".to_owned() + &TOKEN.bytes().map(|byte| format!("{byte:02x}")).collect::<String>())]
-    #[case::hex_upper(TOKEN.bytes().map(|byte| format!("{byte:02X}")).collect::<String>())]
+    #[case::hex("0x".to_owned() + &hex::encode(TOKEN))]
+    #[case::hex_upper(hex::encode_upper(TOKEN))]
     #[case::base64(general_purpose::STANDARD.encode(TOKEN))]
     #[case::base64_url(general_purpose::URL_SAFE_NO_PAD.encode(TOKEN))]
     #[case::within_base64(general_purpose::STANDARD.encode(format!("{{\"token\":\"{TOKEN}\"}}")))]
@@ -241,7 +231,7 @@ mod tests {
             canary.to_ascii_uppercase(),
             general_purpose::STANDARD.encode(&bytes),
             general_purpose::STANDARD.encode(canary),
-            canary.bytes().map(|byte| format!("{byte:02x}")).collect(),
+            hex::encode(canary),
         ] {
             assert!(secrets.redact(&text).starts_with(REPLACEMENT), "{text}");
         }

@@ -21,6 +21,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use procfs::process::{MountInfo, MountInfos, Process};
 
 /// What keeps a container's processes from running.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,30 +61,19 @@ pub(super) struct CgroupMounts {
 
 impl CgroupMounts {
     pub(super) fn read() -> CgroupMounts {
-        CgroupMounts::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+        let mounts = Process::myself().and_then(|process| process.mountinfo());
+        CgroupMounts::find(&mounts.unwrap_or(MountInfos(Vec::new())))
     }
 
-    fn parse(mountinfo: &str) -> CgroupMounts {
-        let mut cgroups = CgroupMounts { v1: None, v2: None };
-        for line in mountinfo.lines() {
-            let Some((mount, super_block)) = line.split_once(" - ") else {
-                continue;
-            };
-            let fields: Vec<_> = mount.split(' ').collect();
-            let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else {
-                continue;
-            };
-            let mut words = super_block.split(' ');
-            let mount_point = || Some((PathBuf::from(point), (*root).to_owned()));
-            match (words.next(), words.nth(1)) {
-                (Some("cgroup"), Some(options)) if options.split(',').any(|option| option == "freezer") => {
-                    cgroups.v1 = cgroups.v1.take().or_else(mount_point);
-                }
-                (Some("cgroup2"), _) => cgroups.v2 = cgroups.v2.take().or_else(mount_point),
-                _ => {}
-            }
+    fn find(mounts: &MountInfos) -> CgroupMounts {
+        let first = |is_wanted: fn(&MountInfo) -> bool| {
+            let mount = mounts.iter().find(|mount| is_wanted(mount))?;
+            Some((mount.mount_point.clone(), mount.root.clone()))
+        };
+        CgroupMounts {
+            v1: first(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("freezer")),
+            v2: first(|mount| mount.fs_type == "cgroup2"),
         }
-        cgroups
     }
 
     /// The directories of a process's cgroups, version 1 first. `membership` is the content of `/proc/PID/cgroup`.
@@ -186,6 +176,8 @@ pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromRead as _;
+
     use super::*;
 
     const MOUNTS: &str = "33 26 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
@@ -194,7 +186,7 @@ mod tests {
 
     #[test]
     fn finds_cgroups_of_both_versions() {
-        let cgroups = CgroupMounts::parse(MOUNTS);
+        let cgroups = CgroupMounts::find(&MountInfos::from_read(MOUNTS.as_bytes()).unwrap());
         let dirs = cgroups.dirs_of("7:freezer:/k8s.io/abc\n3:memory:/k8s.io/abc\n0::/k8s.io/abc\n");
         assert_eq!(
             dirs,

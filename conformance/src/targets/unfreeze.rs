@@ -5,12 +5,12 @@
 
 use std::{
     collections::HashMap,
-    fs,
     sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use fake_cri::process::{ProcessId, pstree::ProcStat};
+use procfs::process::Process;
 
 use super::{ContainerRef, Kubelet, Workload, freeze, pod};
 use crate::evidence::{EvidenceKind, record};
@@ -126,16 +126,18 @@ impl Kubelet {
 /// The workload's process in the harness's pid namespace. The workload logs its pid in its own namespace.
 fn host_process(workload: &Workload) -> Option<ProcessId> {
     let (ns_pid, start) = (i32::try_from(workload.pid?).ok()?, workload.start_time?);
-    let matching_process = |pid: i32| {
-        let kin = ProcStat::read(pid).ok().filter(|kin| kin.id.start_time == start)?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let ns_pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        (ns_pids.split_ascii_whitespace().next_back() == Some(&ns_pid.to_string())).then_some(kin.id)
+    let matching_process = |process: Process| {
+        let kin = ProcStat::read(process.pid())
+            .ok()
+            .filter(|kin| kin.id.start_time == start)?;
+        (process.status().ok()?.nspid?.last() == Some(&ns_pid)).then_some(kin.id)
     };
-    matching_process(ns_pid).or_else(|| {
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.find_map(matching_process)
+    let same_namespace = Process::new(ns_pid).ok().and_then(matching_process);
+    same_namespace.or_else(|| {
+        procfs::process::all_processes()
+            .ok()?
+            .flatten()
+            .find_map(matching_process)
     })
 }
 

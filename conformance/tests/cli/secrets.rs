@@ -12,23 +12,16 @@ use checkpoint_conformance::{
     targets::{Embedded, Identity},
 };
 use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Returns a secret in the encodings in which a target may leak it.
 fn encoded_forms(secret: &str) -> Vec<String> {
-    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let percent: String = secret
-        .bytes()
-        .map(|byte| match byte {
-            byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
-            byte => format!("%{byte:02X}"),
-        })
-        .collect();
     vec![
         secret.to_owned(),
         STANDARD.encode(secret),
         STANDARD.encode(format!("memory: {secret}")),
-        hex,
-        percent,
+        hex::encode(secret),
+        utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string(),
         serde_json::json!({ "leaked": secret }).to_string(),
     ]
 }

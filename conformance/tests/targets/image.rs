@@ -72,11 +72,7 @@ fn verified_blob<'a>(members: &'a BTreeMap<String, (u32, Vec<u8>)>, descriptor: 
     let hex = digest.strip_prefix("sha256:").unwrap();
     let content = &members[&format!("blobs/sha256/{hex}")].1;
     assert_eq!(descriptor["size"], content.len());
-    let hashed: String = Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    assert_eq!(hashed, hex);
+    assert_eq!(hex::encode(Sha256::digest(content)), hex);
     content
 }
 

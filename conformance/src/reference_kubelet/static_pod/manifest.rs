@@ -1,7 +1,6 @@
 //! Reads manifests: YAML or JSON files with a Pod or a PodList.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::List;
@@ -147,7 +146,7 @@ fn apply_defaults(mut pod: Pod, path: &Path, node: &str) -> Result<Pod, String> 
             .chain_update(hash)
             .chain_update(node)
             .chain_update(path.as_os_str().as_encoded_bytes());
-        hexadecimal(&digest.finalize()[..16])
+        hex::encode(&digest.finalize()[..16])
     });
     metadata.name = Some(format!("{name}-{}", node.to_lowercase()));
     metadata.namespace.get_or_insert_with(|| "default".to_owned());
@@ -179,13 +178,6 @@ fn validate(spec: &PodSpec) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Returns the spec of a Pod. Manifests without a spec are rejected when they are read.

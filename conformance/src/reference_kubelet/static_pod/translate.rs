@@ -13,7 +13,7 @@ use super::super::pod_store::label;
 use super::{
     dns,
     files::{self, TERMINATION_LOG_PATH},
-    manifest::{self, pod_spec},
+    manifest::pod_spec,
     resources,
 };
 
@@ -126,10 +126,7 @@ fn identity(pod: &Pod) -> HashMap<String, String> {
 fn annotations(spec: &PodSpec, container: &Container, attempt: u32) -> HashMap<String, String> {
     let hash = Sha256::digest(serde_json::to_vec(container).unwrap_or_default());
     HashMap::from([
-        (
-            "io.kubernetes.container.hash".to_owned(),
-            manifest::hexadecimal(&hash[..4]),
-        ),
+        ("io.kubernetes.container.hash".to_owned(), hex::encode(&hash[..4])),
         ("io.kubernetes.container.restartCount".to_owned(), attempt.to_string()),
         (
             "io.kubernetes.container.terminationMessagePath".to_owned(),

@@ -4,13 +4,11 @@
 //! process in again, if that process is visible from here. So a broken log does not make a running container look
 //! frozen.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use cri_proto::runtime::v1::ContainerState;
 use fake_cri::process::ProcessId;
+use procfs::process::Process;
 
 use super::session::RuntimeSession;
 use crate::{
@@ -122,10 +120,9 @@ impl Liveness {
 
 /// The number of context switches of a process; `None` if the process has ended.
 fn context_switches(process: ProcessId) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).ok()?;
-    let count = |line: &str| line.rsplit_once(':')?.1.trim().parse::<u64>().ok();
-    let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
-    process.is_alive().then(|| lines.filter_map(count).sum())
+    let status = Process::new(process.pid).ok()?.status().ok()?;
+    let switches = status.voluntary_ctxt_switches? + status.nonvoluntary_ctxt_switches?;
+    process.is_alive().then_some(switches)
 }
 
 #[cfg(test)]

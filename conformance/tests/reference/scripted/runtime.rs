@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -270,10 +271,8 @@ async fn answer(
 }
 
 fn percent_encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |text, byte| match byte {
-        b'%' | 0..=0x1f | 0x7f.. => format!("{text}%{byte:02X}"),
-        _ => format!("{text}{}", char::from(byte)),
-    })
+    const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 fn parse_timeout(text: &str) -> Option<u64> {
