@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     archive::{self, Expectations, InspectedArchive, Limits, MatchPosition},
-    engine::NonPass,
+    engine::{CaseResult, NonPass, pass_if},
     suites::archive::record_archive,
     targets::FileSnapshot,
 };
@@ -15,6 +15,17 @@ use crate::{
 /// Whether an archive lists at least one member and was read to its end.
 pub(super) fn is_complete_tar(archive: &InspectedArchive) -> bool {
     archive.is_complete() && !archive.members.is_empty()
+}
+
+/// Checks that an archive in CRIU's format has the members that every consumer needs.
+pub(super) fn has_required_members(archive: &InspectedArchive, required: [&str; 3]) -> CaseResult {
+    let missing = required.iter().copied().filter(|name| archive.member(name).is_none());
+    let missing: Vec<_> = missing.collect();
+    pass_if(
+        missing.is_empty(),
+        required.join(", "),
+        format!("missing: {}", missing.join(", ")),
+    )
 }
 
 /// Inspects an archive.

@@ -11,7 +11,10 @@
 //! The directory is removed with the target. If the harness is killed, fake-cri notices the end of its lifeline pipe,
 //! removes its containers and exits. The directory then stays until `checkpoint-conformance clean`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use fake_cri::{FakeCri, LogDestination};
 use futures_util::future::BoxFuture;
@@ -69,7 +72,15 @@ impl Embedded {
             run_dir.create_subdir(name)?;
         }
         let identities = write_config(&run_dir)?;
-        let cri = self.start_runtime(&run_dir).await?;
+        let log = match &self.log_dir {
+            Some(log_dir) => LogDestination::File(log_dir.join("fake-cri.log")),
+            None => LogDestination::Temporary,
+        };
+        let rules = match &self.defect {
+            Some((_, Defect::Runtime(rule))) => std::slice::from_ref(rule),
+            _ => &[],
+        };
+        let cri = start_fake_cri(&run_dir, log, self.executable.as_deref(), rules).await?;
 
         let mut config = Config::new(run_dir.path_of("kubelet"), cri.endpoint());
         config.node_name = NODE_NAME.to_owned();
@@ -128,46 +139,7 @@ impl Embedded {
         kubelet.archive_owner_uid = nix::unistd::geteuid().as_raw();
         kubelet.default_timeout = Some(default_timeout);
         kubelet.lifecycle = Some(Box::new(lifecycle));
-        let wait_ready = async {
-            kubelet.fake_cri = Some(FakeCriControl::connect(&control).await?);
-            let client = kubelet.client().await;
-            pod::wait_until_running(
-                &client,
-                &kubelet.container_under_test,
-                pod::PodReadiness::AllContainers,
-                STARTUP_TIMEOUT,
-            )
-            .await?;
-            pod::wait_until_workload_ready(&kubelet, STARTUP_TIMEOUT).await
-        };
-        if let Err(error) = wait_ready.await {
-            if let Some(lifecycle) = &kubelet.lifecycle {
-                lifecycle.shutdown().await?;
-            }
-            return Err(error);
-        }
-        Ok(kubelet)
-    }
-
-    async fn start_runtime(&self, run_dir: &RunDir) -> Result<FakeCri, TargetError> {
-        let log = match &self.log_dir {
-            Some(log_dir) => LogDestination::File(log_dir.join("fake-cri.log")),
-            None => LogDestination::Temporary,
-        };
-        let mut builder = FakeCri::builder()
-            .state_dir(run_dir.path_of("runtime"))
-            .temporary_in(run_dir.path())
-            .log(log);
-        if let Some(executable) = &self.executable {
-            builder = builder.executable(executable);
-        }
-        if let Some((_, Defect::Runtime(rule))) = &self.defect {
-            builder = builder.fault(rule);
-        }
-        builder
-            .start()
-            .await
-            .map_err(|error| TargetError::NotReady(error.to_string()))
+        wait_until_ready(kubelet, Some(&control), true, STARTUP_TIMEOUT).await
     }
 
     fn description(&self) -> String {
@@ -283,6 +255,58 @@ impl Lifecycle for EmbeddedLifecycle {
             Ok(())
         })
     }
+}
+
+/// Starts a fake-cri in the directory `runtime` of a run, with these fault rules or presets.
+pub(super) async fn start_fake_cri(
+    run_dir: &RunDir,
+    log: LogDestination,
+    executable: Option<&Path>,
+    rules: &[String],
+) -> Result<FakeCri, TargetError> {
+    let mut builder = FakeCri::builder()
+        .state_dir(run_dir.path_of("runtime"))
+        .temporary_in(run_dir.path())
+        .log(log);
+    if let Some(executable) = executable {
+        builder = builder.executable(executable);
+    }
+    for rule in rules {
+        builder = builder.fault(rule);
+    }
+    builder
+        .start()
+        .await
+        .map_err(|error| TargetError::NotReady(error.to_string()))
+}
+
+/// Connects to the control socket and, if `wait`, waits until the Pod and its workload are ready. Stops the target if
+/// they do not become ready.
+pub(super) async fn wait_until_ready(
+    mut kubelet: Kubelet,
+    control: Option<&Path>,
+    wait: bool,
+    timeout: Duration,
+) -> Result<Kubelet, TargetError> {
+    let ready = async {
+        if let Some(control) = control {
+            kubelet.fake_cri = Some(FakeCriControl::connect(control).await?);
+        }
+        if wait {
+            let client = kubelet.client().await;
+            let container = &kubelet.container_under_test;
+            pod::wait_until_running(&client, container, pod::PodReadiness::AllContainers, timeout).await?;
+            pod::wait_until_workload_ready(&kubelet, timeout).await?;
+        }
+        Ok(())
+    };
+    if let Err(error) = ready.await {
+        if let Some(lifecycle) = &kubelet.lifecycle {
+            lifecycle.shutdown().await?;
+        }
+        return Err(error);
+    }
+    Ok(kubelet)
 }
 
 /// Kills fake-cri. Its containers keep running. Returns false if there is no fake-cri.

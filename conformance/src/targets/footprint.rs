@@ -1,10 +1,9 @@
 //! Estimates the disk space that a run needs on a kubelet's node, and the free space there: from the kubelet's stats,
 //! and from the file system of the checkpoints directory if it is readable locally.
 
-use reqwest::Method;
 use serde_json::Value;
 
-use super::{ContainerRef, Credentials, Kubelet, SiblingContainers};
+use super::{ContainerRef, Kubelet, SiblingContainers};
 use crate::report::Footprint;
 
 impl Kubelet {
@@ -55,7 +54,7 @@ impl Kubelet {
     async fn summary(&self) -> Option<Value> {
         let client = self.client().await;
         let response = client
-            .send(Credentials::Authorized, Method::GET, client.url("/stats/summary"))
+            .get("/stats/summary")
             .await
             .ok()
             .filter(|response| response.status == 200)?;

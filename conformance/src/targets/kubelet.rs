@@ -224,7 +224,7 @@ impl Kubelet {
         query: &str,
     ) -> Result<HttpResponse, TargetError> {
         let client = self.client().await;
-        let url = client.checkpoint_url(&container.namespace, &container.pod, &container.container, query);
+        let url = client.checkpoint_url(container, query);
         let response = client.send(credentials, Method::POST, url).await;
         let mut last_checkpoints = self.last_checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         last_checkpoints.insert(container.to_string(), Timestamp::now());

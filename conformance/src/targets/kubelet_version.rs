@@ -1,15 +1,13 @@
 //! Detects the version of a running kubelet.
 
-use reqwest::Method;
-
-use super::{Client, Credentials};
+use super::Client;
 use crate::report::Product;
 
 const BUILD_INFO_METRIC: &str = "kubernetes_build_info{";
 
 pub(super) async fn detect(client: &Client) -> Option<Product> {
     let metrics = client
-        .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
+        .get("/metrics")
         .await
         .ok()
         .filter(|response| response.status == 200)?;

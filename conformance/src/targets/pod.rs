@@ -6,11 +6,10 @@ use k8s_openapi::{
     List,
     api::core::v1::{ContainerStatus, Pod},
 };
-use reqwest::Method;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Client, ContainerRef, Credentials, Kubelet, SiblingContainers, TargetError};
+use super::{Client, ContainerRef, Kubelet, SiblingContainers, TargetError};
 
 pub(super) const MANIFEST: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -117,9 +116,7 @@ fn has_exited(status: &ContainerStatus) -> bool {
 
 /// The Pod of a container from `GET /pods`; `None` if the kubelet does not know the Pod.
 async fn get_pod(client: &Client, container: &ContainerRef) -> Result<Option<Pod>, TargetError> {
-    let response = client
-        .send(Credentials::Authorized, Method::GET, client.url("/pods"))
-        .await?;
+    let response = client.get("/pods").await?;
     find_pod(&response.body, container)
         .map_err(|error| TargetError::NotReady(format!("failed to parse the list of Pods: {error}")))
 }
@@ -151,10 +148,7 @@ pub(super) async fn wait_until_running(
     const POLL_INTERVAL: Duration = Duration::from_millis(20);
     let started_at = Instant::now();
     loop {
-        let readiness_now = match client
-            .send(Credentials::Authorized, Method::GET, client.url("/pods"))
-            .await
-        {
+        let readiness_now = match client.get("/pods").await {
             Ok(response) if response.status == 200 => check_readiness(&response.body, container, readiness),
             Ok(response) => Err(response.summary()),
             Err(error) => Err(error.to_string()),

@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf};
 use reqwest::Url;
 
 use super::{
-    Client, ContainerRef, Credentials, ExtraIdentities, FakeCriControl, HttpsEndpoint, Identity, Kubelet,
-    ServerVerification, SiblingContainers, TargetError, kubelet_version, pod,
+    Client, ContainerRef, ExtraIdentities, FakeCriControl, HttpsEndpoint, Identity, Kubelet, ServerVerification,
+    SiblingContainers, TargetError, kubelet_version, pod,
 };
 use crate::{engine::Suite, report, tls::CertificateKeyPair};
 
@@ -85,9 +85,7 @@ impl UrlTarget {
             extra_identities: self.running.extra_identities()?,
             read_only: None,
         });
-        client
-            .send(Credentials::Authorized, reqwest::Method::GET, client.url("/healthz"))
-            .await?;
+        client.get("/healthz").await?;
 
         let description = format!("the kubelet at {}, container {}", self.url, self.running.container);
         let target_info = report::TargetInfo::new(Suite::Kubelet, "url", description, self.url.as_str());

@@ -8,7 +8,7 @@ use super::session::{ARCHIVE_CASE, KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, 
 use crate::{
     archive::TarEnd,
     engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass, skip},
-    suites::authority,
+    suites::{authority, inspection::has_required_members},
     targets::ContainerRef,
 };
 
@@ -233,16 +233,7 @@ async fn upstream_members(s: &KubeletSession) -> CaseResult {
     if !archive.is_criu() {
         return skip("requires an archive in CRIU's format");
     }
-    let required = ["spec.dump", "config.dump", "checkpoint/inventory.img"];
-    let missing: Vec<_> = required
-        .into_iter()
-        .filter(|name| archive.member(name).is_none())
-        .collect();
-    if missing.is_empty() {
-        pass("spec.dump, config.dump, checkpoint/inventory.img")
-    } else {
-        fail(format!("missing: {}", missing.join(", ")))
-    }
+    has_required_members(archive, ["spec.dump", "config.dump", "checkpoint/inventory.img"])
 }
 
 async fn file_access(s: &KubeletSession) -> CaseResult {

@@ -176,7 +176,7 @@ async fn before_lookup(s: &KubeletSession) -> CaseResult {
         return Err(NonPass::Blocked(NO_CREDENTIALS_CASE));
     }
     let client = s.kubelet.client().await;
-    let url = client.checkpoint_url("no-such-namespace", "no-such-pod", "no-such-container", "");
+    let url = client.url("/checkpoint/no-such-namespace/no-such-pod/no-such-container");
     let response = client.send(Credentials::Anonymous, Method::POST, url).await?;
     check(response.status == 401, response.summary())
 }
@@ -188,12 +188,7 @@ async fn before_routing(s: &KubeletSession) -> CaseResult {
     let client = s.kubelet.client().await;
     let container_under_test = s.container_under_test();
     let short = client.url_from_segments(["checkpoint", &container_under_test.namespace, &container_under_test.pod]);
-    let whole = client.checkpoint_url(
-        &container_under_test.namespace,
-        &container_under_test.pod,
-        &container_under_test.container,
-        "",
-    );
+    let whole = client.checkpoint_url(container_under_test, "");
     let short = client.send(Credentials::Anonymous, Method::POST, short).await?;
     let other = client.send(Credentials::Anonymous, Method::PUT, whole).await?;
     let actual = format!("{} for a short path, {} for PUT", short.summary(), other.summary());
@@ -212,12 +207,7 @@ async fn non_bearer_scheme(s: &KubeletSession) -> CaseResult {
         "Bearer",
         "Bearer ",
     ] {
-        let url = client.checkpoint_url(
-            &container_under_test.namespace,
-            &container_under_test.pod,
-            &container_under_test.container,
-            "",
-        );
+        let url = client.checkpoint_url(container_under_test, "");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
         let response = client
             .send_with(Credentials::Anonymous, Method::POST, url, headers, Vec::new())
@@ -287,12 +277,7 @@ async fn verb_follows_method(s: &KubeletSession) -> CaseResult {
         (Method::PATCH, "patch"),
         (Method::DELETE, "delete"),
     ] {
-        let url = client.checkpoint_url(
-            &container_under_test.namespace,
-            &container_under_test.pod,
-            &container_under_test.container,
-            "",
-        );
+        let url = client.checkpoint_url(container_under_test, "");
         let response = client.send(Credentials::Denied, method.clone(), url).await?;
         // The wording of the rest of the body is the subject of another case.
         if response.status != 403 || !response.body.contains(&format!(", verb={verb}, ")) {
@@ -309,7 +294,7 @@ async fn verb_follows_method(s: &KubeletSession) -> CaseResult {
 async fn denied_before_lookup(s: &KubeletSession) -> CaseResult {
     require_denied(s).await?;
     let client = s.kubelet.client().await;
-    let url = client.checkpoint_url("no-such-namespace", "no-such-pod", "no-such-container", "");
+    let url = client.url("/checkpoint/no-such-namespace/no-such-pod/no-such-container");
     let response = client.send(Credentials::Denied, Method::POST, url).await?;
     check(response.status == 403, response.summary())
 }

@@ -154,12 +154,7 @@ async fn post_checkpoint(
 ) -> Result<HttpResponse, NonPass> {
     let client = s.kubelet.client().await;
     let container_under_test = s.container_under_test();
-    let url = client.checkpoint_url(
-        &container_under_test.namespace,
-        &container_under_test.pod,
-        &container_under_test.container,
-        query,
-    );
+    let url = client.checkpoint_url(container_under_test, query);
     let response = client
         .send_with(Credentials::Authorized, Method::POST, url, headers, body.to_vec())
         .await?;

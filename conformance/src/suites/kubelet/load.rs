@@ -3,14 +3,12 @@
 use std::{collections::BTreeMap, fs};
 
 use futures_util::future::join_all;
-use reqwest::Method;
 
 use super::session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE};
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, skip},
     evidence::in_current_case,
     suites::authority,
-    targets::Credentials,
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
@@ -110,9 +108,7 @@ async fn many_at_once(s: &KubeletSession) -> CaseResult {
 /// The value of a counter for checkpoints; zero if the counter does not exist yet.
 async fn checkpoint_counter(s: &KubeletSession, name: &str) -> Result<u64, NonPass> {
     let client = s.kubelet.client().await;
-    let response = client
-        .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
-        .await?;
+    let response = client.get("/metrics").await?;
     if response.status != 200 {
         return skip(format!("requires access to the metrics: {}", response.status));
     }
@@ -154,9 +150,7 @@ async fn no_memory_disclosure(s: &KubeletSession) -> CaseResult {
         return skip("requires a container whose log has a canary");
     }
     let client = s.kubelet.client().await;
-    let metrics = client
-        .send(Credentials::Authorized, Method::GET, client.url("/metrics"))
-        .await?;
+    let metrics = client.get("/metrics").await?;
     let mut texts = vec![("the response to a checkpoint", s.request("").await?.body)];
     // A user without access to the metrics learns nothing from them, so they are left out.
     if metrics.status == 200 {

@@ -10,7 +10,7 @@ use crate::{
     suites,
     suites::{
         authority,
-        inspection::{blocking, find_in_archive, is_complete_tar},
+        inspection::{blocking, find_in_archive, has_required_members, is_complete_tar},
     },
 };
 
@@ -93,16 +93,7 @@ async fn mode(s: &RuntimeSession) -> CaseResult {
 
 async fn members(s: &RuntimeSession) -> CaseResult {
     let archive = s.require_criu().await?;
-    let required = ["checkpoint/inventory.img", "config.dump", "spec.dump"];
-    let missing: Vec<_> = required
-        .into_iter()
-        .filter(|name| archive.member(name).is_none())
-        .collect();
-    pass_if(
-        missing.is_empty(),
-        "checkpoint/inventory.img, config.dump, spec.dump",
-        format!("missing: {}", missing.join(", ")),
-    )
+    has_required_members(archive, ["checkpoint/inventory.img", "config.dump", "spec.dump"])
 }
 
 async fn container_id(s: &RuntimeSession) -> CaseResult {

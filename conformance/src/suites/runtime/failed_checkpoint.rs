@@ -41,13 +41,9 @@ pub(super) enum FailureMode {
     Error,
 }
 
+/// By failure mode.
 #[derive(Debug, Default)]
-struct FailedCheckpoints {
-    deadline: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
-    timeout: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
-    cancel: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
-    error: Memo<Result<Vec<FailedCheckpoint>, NonPass>>,
-}
+struct FailedCheckpoints([Memo<Result<Vec<FailedCheckpoint>, NonPass>>; 4]);
 
 #[derive(Clone, Debug)]
 pub(super) struct FailedCheckpoint {
@@ -143,13 +139,7 @@ impl RuntimeSession {
     pub(super) async fn failed_checkpoints(&self, mode: FailureMode) -> Result<Vec<FailedCheckpoint>, NonPass> {
         self.first_checkpoint_ok().await?;
         let results = self.topics.get::<FailedCheckpoints>();
-        let memo = match mode {
-            FailureMode::Deadline => &results.deadline,
-            FailureMode::Timeout => &results.timeout,
-            FailureMode::Cancel => &results.cancel,
-            FailureMode::Error => &results.error,
-        };
-        let failed = memo.get_or_init(|| async {
+        let failed = results.0[mode as usize].get_or_init(|| async {
             match mode {
                 FailureMode::Error => Ok(vec![self.checkpoint_to_missing_dir().await?]),
                 FailureMode::Timeout => Ok(vec![self.exceed_request_timeout().await?]),

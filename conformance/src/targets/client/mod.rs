@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use reqwest::{Method, Url, header::HeaderMap};
 use tokio::sync::Mutex;
 
-use super::TargetError;
+use super::{ContainerRef, TargetError};
 use crate::{
     evidence::{EvidenceKind, record},
     tls::{CertificateAuthority, CertificateKeyPair},
@@ -157,7 +157,12 @@ impl Client {
     }
 
     /// The URL of a container's checkpoint endpoint. Path segments are percent-encoded; the query may be empty.
-    pub fn checkpoint_url(&self, namespace: &str, pod: &str, container: &str, query: &str) -> Url {
+    pub fn checkpoint_url(&self, container: &ContainerRef, query: &str) -> Url {
+        let ContainerRef {
+            namespace,
+            pod,
+            container,
+        } = container;
         let mut url = self.url_from_segments(["checkpoint", namespace, pod, container]);
         url.set_query((!query.is_empty()).then_some(query));
         url
@@ -187,6 +192,14 @@ impl Client {
     pub async fn send(&self, credentials: Credentials, method: Method, url: Url) -> Result<HttpResponse, TargetError> {
         self.send_with(credentials, method, url, HeaderMap::new(), Vec::new())
             .await
+    }
+
+    /// Sends a GET for this path as [`Credentials::Authorized`].
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn get(&self, path: &str) -> Result<HttpResponse, TargetError> {
+        self.send(Credentials::Authorized, Method::GET, self.url(path)).await
     }
 
     /// Sends a request with headers and a body.
@@ -344,15 +357,25 @@ mod tests {
         })
     }
 
+    fn container(path: &str) -> ContainerRef {
+        let names: Vec<_> = path.split('/').map(|name| name.replace('|', "/")).collect();
+        let [namespace, pod, container] = names.try_into().unwrap();
+        ContainerRef {
+            namespace,
+            pod,
+            container,
+        }
+    }
+
     #[test]
     fn encodes_names_and_keeps_the_query() {
-        let url = client().checkpoint_url("default", "a/b", "ü c", "timeout=");
+        let url = client().checkpoint_url(&container("default/a|b/ü c"), "timeout=");
         assert_eq!(
             url.as_str(),
             "https://127.0.0.1:10250/checkpoint/default/a%2Fb/%C3%BC%20c?timeout="
         );
         assert_eq!(
-            client().checkpoint_url("a", "b", "c", "").as_str(),
+            client().checkpoint_url(&container("a/b/c"), "").as_str(),
             "https://127.0.0.1:10250/checkpoint/a/b/c"
         );
     }

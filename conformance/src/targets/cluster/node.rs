@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use reqwest::{Method, Url};
+use reqwest::Url;
 
 use super::{
-    super::{Client, Credentials, HttpsEndpoint, Kubelet, RunningKubelet, ServerVerification, TargetError},
+    super::{Client, HttpsEndpoint, Kubelet, RunningKubelet, ServerVerification, TargetError},
     Cluster, NodeAddress,
 };
 use crate::{engine::Suite, report};
@@ -43,9 +43,7 @@ impl NodeTarget {
         let no_response =
             |why: String| TargetError::NotReady(format!("the kubelet of node {name} does not respond: {why}"));
         let client = Client::new(self.endpoint(cluster)?);
-        let result = client
-            .send(Credentials::Authorized, Method::GET, client.url("/healthz"))
-            .await;
+        let result = client.get("/healthz").await;
         let response = result.map_err(|error| no_response(error.to_string()))?;
         if self.route == KubeletRoute::NodeProxy && matches!(response.status, 502..=504) {
             return Err(no_response(format!("the API server returned {}", response.summary())));

@@ -29,10 +29,9 @@ use fake_cri::{FakeCri, LogDestination};
 use tokio::sync::Mutex;
 
 use super::{
-    AccessRules, ApiServer, ContainerRef, FakeCriControl, Kubelet, KubeletConfig, Lifecycle as _, Permission,
-    TargetError,
+    AccessRules, ApiServer, ContainerRef, Kubelet, KubeletConfig, Lifecycle as _, Permission, TargetError, embedded,
     identities::{self, TestIdentities},
-    pod::{self, PodReadiness},
+    pod,
     run_dir::RunDir,
 };
 use crate::{engine::Suite, report, tls::CertificateAuthority};
@@ -92,7 +91,10 @@ impl RealKubelet {
         fs::create_dir_all(&log_dir).map_err(TargetError::file(&log_dir))?;
         let cri = match &self.runtime_endpoint {
             Some(_) => None,
-            None => Some(start_runtime(&run_dir, &log_dir, self.executable.as_deref()).await?),
+            None => {
+                let log = LogDestination::File(log_dir.join("fake-cri.log"));
+                Some(embedded::start_fake_cri(&run_dir, log, self.executable.as_deref(), &[]).await?)
+            }
         };
         let control_socket = cri
             .as_ref()
@@ -171,45 +173,8 @@ impl RealKubelet {
         kubelet.archive_owner_uid = nix::unistd::geteuid().as_raw();
         kubelet.default_timeout = Some(DEFAULT_TIMEOUT);
         kubelet.lifecycle = Some(Box::new(lifecycle));
-        let wait_ready = async {
-            if let Some(control) = control_socket {
-                kubelet.fake_cri = Some(FakeCriControl::connect(&control).await?);
-            }
-            if with_fake_cri {
-                let client = kubelet.client().await;
-                pod::wait_until_running(
-                    &client,
-                    &kubelet.container_under_test,
-                    PodReadiness::AllContainers,
-                    STARTUP_TIMEOUT,
-                )
-                .await?;
-                pod::wait_until_workload_ready(&kubelet, STARTUP_TIMEOUT).await?;
-            }
-            Ok(())
-        };
-        if let Err(error) = wait_ready.await {
-            if let Some(lifecycle) = &kubelet.lifecycle {
-                lifecycle.shutdown().await?;
-            }
-            return Err(error);
-        }
-        Ok(kubelet)
+        embedded::wait_until_ready(kubelet, control_socket.as_deref(), with_fake_cri, STARTUP_TIMEOUT).await
     }
-}
-
-async fn start_runtime(run_dir: &RunDir, log_dir: &Path, executable: Option<&Path>) -> Result<FakeCri, TargetError> {
-    let mut builder = FakeCri::builder()
-        .state_dir(run_dir.path_of("runtime"))
-        .temporary_in(run_dir.path())
-        .log(LogDestination::File(log_dir.join("fake-cri.log")));
-    if let Some(executable) = executable {
-        builder = builder.executable(executable);
-    }
-    builder
-        .start()
-        .await
-        .map_err(|error| TargetError::NotReady(error.to_string()))
 }
 
 fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {

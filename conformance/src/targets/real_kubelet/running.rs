@@ -9,11 +9,10 @@ use std::{
 
 use fake_cri::FakeCri;
 use futures_util::future::BoxFuture;
-use reqwest::Method;
 use tokio::sync::Mutex;
 
 use super::{
-    super::{Client, ContainerRef, Credentials, KubeletConfig, Lifecycle, ServerVerification, TargetError, embedded},
+    super::{Client, ContainerRef, KubeletConfig, Lifecycle, ServerVerification, TargetError, embedded},
     STARTUP_TIMEOUT,
     config_file::{KubeletConfigFile, KubeletVersion, Ports},
     host_state::HostState,
@@ -165,10 +164,7 @@ async fn wait_until_serving(client: &Client) -> Result<(), TargetError> {
     const POLL_INTERVAL: Duration = Duration::from_millis(50);
     let poll = async {
         loop {
-            match client
-                .send(Credentials::Authorized, Method::GET, client.url("/healthz"))
-                .await
-            {
+            match client.get("/healthz").await {
                 Ok(response) if response.status == 200 => return,
                 _ => tokio::time::sleep(POLL_INTERVAL).await,
             }

@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use fake_cri::{FakeCri, LogDestination};
+use fake_cri::LogDestination;
 
 use super::{Runtime, WORKLOAD_IMAGE, WorkloadProgram};
 use crate::{
     engine::Suite,
     report,
-    targets::{FakeCriControl, TargetError, run_dir::RunDir},
+    targets::{FakeCriControl, TargetError, embedded::start_fake_cri, run_dir::RunDir},
 };
 
 /// Starts embedded runtimes.
@@ -27,20 +27,10 @@ impl EmbeddedRuntime {
     /// fake-cri does not start, or does not respond. Everything that was started is stopped.
     pub async fn start(self) -> Result<Runtime, TargetError> {
         let shared_dir = Arc::new(RunDir::create(None)?);
-        let mut builder = FakeCri::builder()
-            .state_dir(shared_dir.create_subdir("runtime")?)
-            .temporary_in(shared_dir.path())
-            .log(LogDestination::Temporary);
-        if let Some(executable) = &self.executable {
-            builder = builder.executable(executable);
-        }
-        for rule in self.defect.iter().flat_map(|(_, rules)| rules) {
-            builder = builder.fault(rule);
-        }
-        let cri = builder
-            .start()
-            .await
-            .map_err(|error| TargetError::NotReady(error.to_string()))?;
+        shared_dir.create_subdir("runtime")?;
+        let rules = self.defect.as_ref().map_or(&[][..], |(_, rules)| rules);
+        let executable = self.executable.as_deref();
+        let cri = start_fake_cri(&shared_dir, LogDestination::Temporary, executable, rules).await?;
         let description = match &self.defect {
             None => "the embedded fake-cri".to_owned(),
             Some((name, _)) => format!("the embedded fake-cri, with the defect {name}"),
