@@ -3,7 +3,7 @@
 use std::{hint::black_box, process::ExitCode};
 
 use criterion::{Criterion, Throughput};
-use fake_cri::bench_support::scan_page_map;
+use fake_cri::{bench_support::scan_page_map, process::Pid};
 use nix::sys::prctl;
 
 const PAGE_BYTES: usize = 4096;
@@ -35,8 +35,7 @@ fn main() -> ExitCode {
         }
         let range = start as u64..(start + pages * PAGE_BYTES) as u64;
         group.bench_function(name, |bencher| {
-            bencher
-                .iter(|| scan_page_map(std::process::id().cast_signed(), black_box(range.clone())).expect("its own"));
+            bencher.iter(|| scan_page_map(Pid::current(), black_box(range.clone())).expect("its own"));
         });
         drop(memory);
     }

@@ -4,7 +4,7 @@ use std::{io, ops::Range, path::Path};
 
 use crate::{
     checkpoint::{archive::Archive, error::Error},
-    process::pagemap::PageMap,
+    process::{Pid, pagemap::PageMap},
 };
 
 /// Scans the page map of a thread. Returns the number of present regions and their bytes.
@@ -12,9 +12,9 @@ use crate::{
 /// # Errors
 ///
 /// The page map cannot be read.
-pub fn scan_page_map(tid: i32, range: Range<u64>) -> io::Result<(usize, u64)> {
+pub fn scan_page_map(pid: Pid, range: Range<u64>) -> io::Result<(usize, u64)> {
     let (mut regions, mut bytes) = (0, 0);
-    PageMap::open(tid)?.scan(range, |region| {
+    PageMap::open(pid.main_thread())?.scan(range, |region| {
         regions += 1;
         bytes += region.range.end - region.range.start;
     })?;

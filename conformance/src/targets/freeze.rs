@@ -16,11 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fake_cri::process::{ProcessId, pstree};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use fake_cri::process::{Pid, ProcessId, Tid, pstree};
+use nix::sys::signal::{Signal, kill};
 use procfs::process::{MountInfo, MountInfos, Process};
 
 /// What keeps a container's processes from running.
@@ -35,8 +32,8 @@ pub enum FreezeCause {
     },
     /// Processes that a signal stopped.
     Stopped(Vec<ProcessId>),
-    /// Processes that a tracer stopped, and the tid of the first one's tracer.
-    Traced(Vec<ProcessId>, i32),
+    /// Processes that a tracer stopped, and the first one's tracer unless it is in another pid namespace.
+    Traced(Vec<ProcessId>, Option<Tid>),
 }
 
 impl fmt::Display for FreezeCause {
@@ -46,6 +43,7 @@ impl fmt::Display for FreezeCause {
             FreezeCause::Cgroup { v1: false, .. } => f.write_str("cgroup.freeze of its cgroup is 1"),
             FreezeCause::Stopped(_) => f.write_str("its processes are stopped by a signal (state T)"),
             FreezeCause::Traced(_, tracer) => {
+                let tracer = tracer.map_or(0, Tid::as_raw);
                 write!(f, "its processes are stopped by a tracer (state t, tracer {tracer})")
             }
         }
@@ -99,7 +97,7 @@ impl CgroupMounts {
     }
 
     /// The frozen cgroup of a process: its own or an ancestor whose path contains one of `names`.
-    fn frozen_cgroup(&self, pid: i32, names: &[&str]) -> Option<FreezeCause> {
+    fn frozen_cgroup(&self, pid: Pid, names: &[&str]) -> Option<FreezeCause> {
         let membership = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         for (leaf, v1) in self.dirs_of(&membership) {
             for dir in leaf.ancestors().take_while(|dir| contains_any_name(dir, names)) {
@@ -132,7 +130,7 @@ fn is_frozen(dir: &Path, v1: bool) -> bool {
 
 /// Detects what keeps a container frozen, from its first process. `None` if no cause is visible. A container is also
 /// frozen during a checkpoint, so a result means something only if no checkpoint is in progress.
-pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> Option<FreezeCause> {
+pub(super) fn detect(cgroups: &CgroupMounts, first_pid: Pid, names: &[&str]) -> Option<FreezeCause> {
     if let Some(cause) = cgroups.frozen_cgroup(first_pid, names) {
         return Some(cause);
     }
@@ -144,7 +142,7 @@ pub(super) fn detect(cgroups: &CgroupMounts, first_pid: i32, names: &[&str]) -> 
     };
     let traced = in_state('t');
     if let Some(first_traced) = traced.first() {
-        let tracer = pstree::tracer_tid(first_traced.pid);
+        let tracer = pstree::tracer_tid(first_traced.pid.main_thread());
         return Some(FreezeCause::Traced(traced, tracer));
     }
     let stopped = in_state('T');
@@ -164,13 +162,15 @@ pub(super) fn unfreeze(cause: &FreezeCause) -> io::Result<&'static str> {
         }
         FreezeCause::Stopped(processes) => {
             for process in processes.iter().filter(|process| process.is_alive()) {
-                kill(Pid::from_raw(process.pid), Signal::SIGCONT)?;
+                kill(process.pid.into(), Signal::SIGCONT)?;
             }
             Ok("SIGCONT sent to it")
         }
-        FreezeCause::Traced(_, tracer) => Err(io::Error::other(format!(
-            "only its tracer, process {tracer}, can continue it"
-        ))),
+        FreezeCause::Traced(_, tracer) => {
+            let tracer = tracer.map_or(0, Tid::as_raw);
+            let message = format!("only its tracer, process {tracer}, can continue it");
+            Err(io::Error::other(message))
+        }
     }
 }
 
@@ -225,11 +225,15 @@ mod tests {
     #[test]
     fn detects_and_continues_a_stopped_process() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
         let cgroups = CgroupMounts::read();
         assert_eq!(detect(&cgroups, pid, &[]), None);
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-        nix::sys::wait::waitpid(Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        kill(pid.into(), Signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(
+            nix::unistd::Pid::from(pid),
+            Some(nix::sys::wait::WaitPidFlag::WUNTRACED),
+        )
+        .unwrap();
         let cause = detect(&cgroups, pid, &[]).unwrap();
         assert_eq!(cause.to_string(), "its processes are stopped by a signal (state T)");
         unfreeze(&cause).unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake_cri::process::{ProcessId, pstree::ProcStat};
+use fake_cri::process::{Pid, ProcessId, pstree::ProcStat};
 use procfs::process::Process;
 
 use super::{ContainerRef, Kubelet, Workload, freeze, pod};
@@ -127,7 +127,7 @@ impl Kubelet {
 fn host_process(workload: &Workload) -> Option<ProcessId> {
     let (ns_pid, start) = (i32::try_from(workload.pid?).ok()?, workload.start_time?);
     let matching_process = |process: Process| {
-        let kin = ProcStat::read(process.pid())
+        let kin = ProcStat::read(Pid::from_raw(process.pid()))
             .ok()
             .filter(|kin| kin.id.start_time == start)?;
         (process.status().ok()?.nspid?.last() == Some(&ns_pid)).then_some(kin.id)
@@ -153,8 +153,14 @@ mod tests {
             start_time: Some(start),
             ..Workload::default()
         };
-        assert_eq!(host_process(&workload(current.pid, current.start_time)), Some(current));
-        assert_eq!(host_process(&workload(current.pid, current.start_time + 1)), None);
+        assert_eq!(
+            host_process(&workload(current.pid.as_raw(), current.start_time)),
+            Some(current)
+        );
+        assert_eq!(
+            host_process(&workload(current.pid.as_raw(), current.start_time + 1)),
+            None
+        );
         assert_eq!(host_process(&workload(1 << 23, current.start_time)), None);
         assert_eq!(host_process(&Workload::default()), None);
     }

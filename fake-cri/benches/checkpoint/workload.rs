@@ -35,7 +35,7 @@ pub(crate) fn run(bytes: u64) -> anyhow::Result<()> {
             std::process::exit(i32::from(memory.is_empty()));
         };
         let took = began.elapsed();
-        waitpid(child, None).context("failed to wait for the child")?;
+        waitpid(nix::unistd::Pid::from(child), None).context("failed to wait for the child")?;
         println!("fork {}", took.as_micros());
     }
 }

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Delay, DelayMemory, freeze::FrozenContainer};
-use crate::process::proc_files;
+use crate::process::{Tid, proc_files};
 
 impl Delay {
     /// The minimum duration of a checkpoint of this many bytes. Never panics: a time too long for [`Duration`] is
@@ -45,7 +45,7 @@ impl Delay {
     }
 }
 
-fn sum_over_processes(frozen: &FrozenContainer<'_>, bytes: impl Fn(i32) -> Option<u64>) -> u64 {
+fn sum_over_processes(frozen: &FrozenContainer<'_>, bytes: impl Fn(Tid) -> Option<u64>) -> u64 {
     frozen
         .processes()
         .filter_map(|process| bytes(process.proc_tid()?))

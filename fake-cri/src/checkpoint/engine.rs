@@ -140,7 +140,7 @@ impl<'a> Checkpoint<'a> {
         let dumper = DumperContext::read(pstree::live_thread(init));
         let prescan = snapshot::prescan(self.job, self.host)?;
         self.log.info(format_args!("prescan done"));
-        let avoid_cpu = AvoidCpuGuard::of_task(init);
+        let avoid_cpu = AvoidCpuGuard::of_task(init.main_thread());
         let bound = self.job.freeze_timeout;
         let container = FrozenContainer::freeze(self.host, self.hooks, self.cancel, bound, &mut self.log)
             .map_err(|error| frozen_cgroup_error(self.host, error))?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{ErrorKind, Failure, location::LocationError};
-use crate::process::proc_files;
+use crate::process::{Pid, Tid, proc_files};
 
 /// A failure inside the engine. The messages continue "failed to checkpoint: ...".
 #[derive(Debug, thiserror::Error)]
@@ -17,15 +17,15 @@ pub(crate) enum Error {
     #[error("the deadline passed")]
     DeadlineExceeded,
     #[error("process {pid} of the container exited")]
-    TaskExited { pid: i32 },
+    TaskExited { pid: Pid },
     #[error("the container has no running process")]
     NoRunningProcess,
     #[error("list the container's processes: {0}")]
     ListMembers(io::Error),
     #[error("freeze the container: process {pid} ({command}), thread {tid}: {reason}; the container was thawed")]
     Freeze {
-        pid: i32,
-        tid: i32,
+        pid: Pid,
+        tid: Tid,
         command: String,
         reason: FreezeReason,
     },
@@ -34,7 +34,7 @@ pub(crate) enum Error {
          the container was not changed"
     )]
     FrozenCgroup {
-        pid: i32,
+        pid: Pid,
         cgroup: PathBuf,
         knob: &'static str,
     },
@@ -42,7 +42,7 @@ pub(crate) enum Error {
     FreezeUnstable(Duration),
     #[error("read {subject} of process {pid}: {source}")]
     Capture {
-        pid: i32,
+        pid: Pid,
         subject: String,
         source: io::Error,
     },
@@ -78,7 +78,7 @@ pub(crate) enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FreezeReason {
     #[error("it is traced by process {0}, and a thread can have only one tracer")]
-    OtherTracer(i32),
+    OtherTracer(Tid),
     #[error("it may not be traced: {0}")]
     TraceDenied(&'static str),
     #[error("it waits in vfork until its child calls exec or exits (waited {0:?})")]
@@ -103,7 +103,7 @@ impl Error {
 
     /// Reading a process failed. Returns `TaskExited` if the process is gone or exiting, whatever error the kernel
     /// returned.
-    pub(crate) fn capture(pid: i32, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn capture(pid: Pid, subject: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
         if source.raw_os_error() == Some(libc::ESRCH) || proc_files::is_dead(pid) {
             return Self::TaskExited { pid };

@@ -37,7 +37,7 @@ use super::{
     hooks::Hooks,
 };
 use crate::process::{
-    ProcessId, memory, proc_files,
+    Pid, ProcessId, Tid, memory, proc_files,
     ptrace::{self, WaitEvent},
 };
 
@@ -58,23 +58,24 @@ pub(super) enum ThreadState {
 #[derive(Debug)]
 pub(crate) struct FrozenProcess {
     pub(crate) id: ProcessId,
-    threads: BTreeMap<i32, ThreadState>,
+    threads: BTreeMap<Tid, ThreadState>,
 }
 
 impl FrozenProcess {
-    pub(crate) fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> Pid {
         self.id.pid
     }
 
     /// The stopped threads, the leader first. Empty for a zombie.
-    pub(crate) fn threads(&self) -> Vec<i32> {
+    pub(crate) fn threads(&self) -> Vec<Tid> {
         let mut threads: Vec<_> = self.threads.keys().copied().collect();
-        threads.sort_by_key(|tid| (*tid != self.id.pid, *tid));
+        let leader = self.id.pid.main_thread();
+        threads.sort_by_key(|tid| (*tid != leader, *tid));
         threads
     }
 
     /// A live thread to identify the process in `/proc`: the leader, or another thread if the leader is dead.
-    pub(crate) fn proc_tid(&self) -> Option<i32> {
+    pub(crate) fn proc_tid(&self) -> Option<Tid> {
         self.threads().first().copied()
     }
 
@@ -91,7 +92,7 @@ impl FrozenProcess {
 pub(crate) struct FrozenContainer<'a> {
     host: &'a dyn Host,
     hooks: &'a dyn Hooks,
-    processes: BTreeMap<i32, FrozenProcess>,
+    processes: BTreeMap<Pid, FrozenProcess>,
     /// When the first thread was interrupted; before that, when the freeze began.
     first_interrupt_at: Instant,
     /// When the last thread stopped.
@@ -157,7 +158,7 @@ impl<'a> FrozenContainer<'a> {
         self.all_stopped_at
     }
 
-    fn proc_tid(&self) -> Option<i32> {
+    fn proc_tid(&self) -> Option<Tid> {
         self.processes.values().find_map(FrozenProcess::proc_tid)
     }
 
@@ -206,13 +207,13 @@ impl<'a> FrozenContainer<'a> {
                             ThreadPoll::Stopped(now) => *state = now,
                             ThreadPoll::Vanished => return false,
                             ThreadPoll::Exited(status) => {
-                                if *tid == pid {
+                                if *tid == pid.main_thread() {
                                     exits.push((pid, status));
                                 }
                                 return false;
                             }
                             // The exit of a leader is not reported to wait before all other threads have exited.
-                            ThreadPoll::Pending if *tid == pid && is_dead(*tid) => return false,
+                            ThreadPoll::Pending if *tid == pid.main_thread() && is_dead(*tid) => return false,
                             ThreadPoll::Pending => {
                                 pending.get_or_insert((pid, *tid));
                             }
@@ -253,9 +254,9 @@ impl<'a> FrozenContainer<'a> {
     }
 
     /// Detaches the stopped children of a process, so that a vfork can end. The next round seizes them again.
-    fn resume_vfork_children(&mut self, parent: i32) {
+    fn resume_vfork_children(&mut self, parent: Pid) {
         for process in self.processes.values_mut() {
-            if proc_files::stat(process.id.pid).is_ok_and(|stat| stat.ppid == parent) {
+            if proc_files::stat(process.id.pid.main_thread()).is_ok_and(|stat| stat.ppid == parent.as_raw()) {
                 process
                     .threads
                     .retain(|tid, state| *state == ThreadState::Interrupting || ptrace::detach(*tid).is_err());
@@ -306,19 +307,19 @@ impl Drop for FrozenContainer<'_> {
 }
 
 /// Detaches a stopped thread.
-pub(crate) fn detach(host: &dyn Host, pid: i32, tid: i32) {
+pub(crate) fn detach(host: &dyn Host, pid: Pid, tid: Tid) {
     // A thread that was killed during the freeze is not stopped any more. Report its exit status, which this wait
     // consumed.
     if ptrace::detach(tid).is_err()
         && let Ok(Some(WaitEvent::Exited(status))) = ptrace::poll(tid)
-        && tid == pid
+        && tid == pid.main_thread()
     {
         host.on_exited(pid, status);
     }
 }
 
 /// Seizes and interrupts a thread unless it is stopped. Returns false if the thread needs no wait.
-fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Result<bool, Error> {
+fn seize_thread(process: &mut FrozenProcess, tid: Tid, log: &mut DumpLog) -> Result<bool, Error> {
     let pid = process.id.pid;
     let refuse = |reason| Error::Freeze {
         pid,
@@ -371,7 +372,7 @@ fn seize_thread(process: &mut FrozenProcess, tid: i32, log: &mut DumpLog) -> Res
 }
 
 /// Whether this thread is dead, although it may still be listed.
-fn is_dead(tid: i32) -> bool {
+fn is_dead(tid: Tid) -> bool {
     proc_files::stat(tid).is_ok_and(|stat| proc_files::has_exited(&stat))
 }
 
@@ -383,7 +384,7 @@ pub(crate) enum ThreadPoll {
     Vanished,
 }
 
-pub(crate) fn poll_thread(tid: i32) -> ThreadPoll {
+pub(crate) fn poll_thread(tid: Tid) -> ThreadPoll {
     match ptrace::poll(tid) {
         Ok(None) => ThreadPoll::Pending,
         Ok(Some(WaitEvent::Stopped)) => ThreadPoll::Stopped(ThreadState::Stopped),
@@ -401,13 +402,13 @@ pub(crate) fn poll_thread(tid: i32) -> ThreadPoll {
 }
 
 /// The reason for a refused seize; `None` if the thread exited meanwhile.
-fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
+fn denial_reason(pid: Pid, tid: Tid) -> Option<FreezeReason> {
     let status = not_found_as_none(proc_files::status(tid)).ok()??;
     if status.state.starts_with(['Z', 'X']) {
         return None;
     }
     if status.tracerpid != 0 {
-        return Some(FreezeReason::OtherTracer(status.tracerpid));
+        return Some(FreezeReason::OtherTracer(Tid::from_raw(status.tracerpid)));
     }
     let euid = nix::unistd::geteuid().as_raw();
     if euid != 0 && [status.ruid, status.euid, status.suid].iter().any(|uid| *uid != euid) {
@@ -423,7 +424,7 @@ fn denial_reason(pid: i32, tid: i32) -> Option<FreezeReason> {
     }))
 }
 
-fn timeout_reason(tid: i32, waited: Duration) -> FreezeReason {
+fn timeout_reason(tid: Tid, waited: Duration) -> FreezeReason {
     let state = proc_files::stat(tid).map_or('?', |stat| stat.state);
     match state {
         'D' if in_vfork(tid) => FreezeReason::Vfork(waited),
@@ -439,7 +440,7 @@ fn timeout_reason(tid: i32, waited: Duration) -> FreezeReason {
 }
 
 /// Whether a thread waits for its child in vfork, or in clone with `CLONE_VFORK` (as `posix_spawn` uses it).
-fn in_vfork(tid: i32) -> bool {
+fn in_vfork(tid: Tid) -> bool {
     let flags = match proc_files::current_syscall(tid) {
         #[cfg(target_arch = "x86_64")]
         Some((libc::SYS_vfork, _)) => return true,
@@ -459,7 +460,7 @@ fn in_vfork(tid: i32) -> bool {
     flags & libc::CLONE_VFORK as u64 != 0
 }
 
-fn comm(tid: i32) -> String {
+fn comm(tid: Tid) -> String {
     proc_files::read_text(tid, "comm").unwrap_or_default()
 }
 

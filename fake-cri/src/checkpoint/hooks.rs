@@ -7,7 +7,7 @@ use super::{
     cancel::CancelToken,
     sink::{FileSink, Sink},
 };
-use crate::process::ProcessId;
+use crate::process::{Pid, ProcessId, Tid};
 
 /// Calls of the engine at fixed points of a checkpoint, in the tracer thread. The defaults do nothing.
 pub trait Hooks: Sync {
@@ -26,7 +26,7 @@ pub trait Hooks: Sync {
     }
 
     /// Selects the tasks that are dumped: the tids of each process, by its pid.
-    fn select_tasks(&self, _init: i32, _tasks: &mut BTreeMap<i32, Vec<i32>>) {}
+    fn select_tasks(&self, _init: Pid, _tasks: &mut BTreeMap<Pid, Vec<Tid>>) {}
 
     /// The frozen processes are about to be thawed, also after a failure.
     fn before_thaw(&self, _processes: &[ProcessId]) {}

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Phase;
-use crate::process::ProcessId;
+use crate::process::{Pid, ProcessId};
 
 /// The shim, as seen by the engine.
 ///
@@ -27,12 +27,12 @@ pub trait Host: Sync {
 
     /// A process exited while it was traced, and the tracer's wait collected this wait status. If the process was a
     /// child of this process, no other wait will report it. Otherwise its own parent still sees the exit.
-    fn on_exited(&self, pid: i32, status: i32);
+    fn on_exited(&self, pid: Pid, status: i32);
 
     /// A snapshot is about to be made. [`Self::on_snapshots`] follows in any case.
     fn on_snapshot_starting(&self) {}
 
     /// These processes are snapshots that the checkpoint made, and descendants of the container's processes or children
     /// of this process. They are not part of the container. An empty list: no snapshot is left.
-    fn on_snapshots(&self, _snapshot_pids: &[i32]) {}
+    fn on_snapshots(&self, _snapshot_pids: &[Pid]) {}
 }

@@ -28,7 +28,7 @@ use crate::{
         CancelToken, ErrorKind, Failure, FileSink, Hooks, Host, Job, Phase, Sink, error::Error,
         location::rename_into_place,
     },
-    process::{ProcessId, pidfd, proc_files},
+    process::{Pid, ProcessId, Tid, pidfd, proc_files},
 };
 
 /// How long to wait for the effect of a signal before the checkpoint continues.
@@ -185,7 +185,7 @@ impl Hooks for CheckpointHooks<'_> {
         Ok(())
     }
 
-    fn select_tasks(&self, init: i32, tasks: &mut BTreeMap<i32, Vec<i32>>) {
+    fn select_tasks(&self, init: Pid, tasks: &mut BTreeMap<Pid, Vec<Tid>>) {
         if self.faults.has(Defect::InitProcessOnly) {
             tasks.retain(|pid, _| *pid == init);
         }
@@ -278,7 +278,7 @@ fn kill_container(host: &dyn Host) -> Result<(), Error> {
 }
 
 fn is_stopped(process: ProcessId) -> bool {
-    proc_files::stat(process.pid).map_or(true, |stat| matches!(stat.state, 'T' | 'Z' | 'X'))
+    proc_files::stat(process.pid.main_thread()).map_or(true, |stat| matches!(stat.state, 'T' | 'Z' | 'X'))
 }
 
 /// Waits until a signal has had its effect on all processes, so that the next steps see it.

@@ -1,13 +1,10 @@
 //! The CPU affinity of the tracer.
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::proc_files;
+use super::{Tid, proc_files};
 
-const CALLING_THREAD: Pid = Pid::from_raw(0);
+const CALLING_THREAD: nix::unistd::Pid = nix::unistd::Pid::from_raw(0);
 
 /// Keeps the calling thread off the CPU that another thread last ran on. Drop restores the affinity.
 ///
@@ -21,7 +18,7 @@ pub(crate) struct AvoidCpuGuard {
 
 impl AvoidCpuGuard {
     /// Returns `None` when the calling thread may run on no other CPU.
-    pub(crate) fn of_task(tid: i32) -> Option<Self> {
+    pub(crate) fn of_task(tid: Tid) -> Option<Self> {
         let avoided_cpu = usize::try_from(proc_files::stat(tid).ok()?.processor?).ok()?;
         let previous = sched_getaffinity(CALLING_THREAD).ok()?;
         let mut other_cpus = previous;
@@ -46,10 +43,10 @@ mod tests {
     fn avoided_cpu_is_allowed_again() {
         let affinity = || sched_getaffinity(CALLING_THREAD).expect("affinity");
         let previous = affinity();
-        let pid = std::process::id().cast_signed();
+        let tid = Tid::current();
         let avoided_cpu =
-            usize::try_from(proc_files::stat(pid).expect("stat").processor.expect("a processor")).unwrap();
-        let guard = AvoidCpuGuard::of_task(pid);
+            usize::try_from(proc_files::stat(tid).expect("stat").processor.expect("a processor")).unwrap();
+        let guard = AvoidCpuGuard::of_task(tid);
         let other_cpus = (0..CpuSet::count()).filter(|cpu| *cpu != avoided_cpu && previous.is_set(*cpu) == Ok(true));
         assert_eq!(guard.is_some(), other_cpus.count() > 0);
         if guard.is_some() {

@@ -4,7 +4,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_files::StatusText;
+use super::{Pid, proc_files::StatusText};
 
 /// User, groups and `no_new_privs` of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +26,12 @@ const CAP_SETUID: u64 = 1 << 7;
 impl Identity {
     /// The identity of this process.
     pub fn current() -> io::Result<Identity> {
-        Self::of_process(std::process::id().cast_signed())
+        Self::of_process(Pid::current())
     }
 
     /// The identity of a process, by its effective ids.
-    pub fn of_process(pid: i32) -> io::Result<Identity> {
-        Self::parse(&StatusText::read(pid)?)
+    pub fn of_process(pid: Pid) -> io::Result<Identity> {
+        Self::parse(&StatusText::read(pid.main_thread())?)
     }
 
     fn parse(status: &StatusText) -> io::Result<Identity> {
@@ -59,7 +59,7 @@ impl Identity {
         if self.same_user(&current) {
             return Ok(None);
         }
-        let status = StatusText::read(std::process::id().cast_signed())?;
+        let status = StatusText::read(Pid::current().main_thread())?;
         let capabilities = status
             .line("CapEff:")
             .and_then(|text| u64::from_str_radix(text, 16).ok());

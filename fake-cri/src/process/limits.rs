@@ -6,7 +6,9 @@
 use std::{io, sync::OnceLock};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use rustix::process::{Pid, Rlimit};
+use rustix::process::Rlimit;
+
+use super::Pid;
 
 /// The soft and hard limits before [`raise_nofile`].
 static ORIGINAL_NOFILE: OnceLock<(u64, u64)> = OnceLock::new();
@@ -20,7 +22,7 @@ pub fn raise_nofile() -> io::Result<u64> {
 }
 
 /// Gives a process that was just started the limits that this process had before [`raise_nofile`].
-pub fn restore_nofile(pid: i32) -> io::Result<()> {
+pub fn restore_nofile(pid: Pid) -> io::Result<()> {
     let Some((soft, hard)) = ORIGINAL_NOFILE.get() else {
         return Ok(());
     };
@@ -29,6 +31,7 @@ pub fn restore_nofile(pid: i32) -> io::Result<()> {
         current: limit(*soft),
         maximum: limit(*hard),
     };
-    rustix::process::prlimit(Pid::from_raw(pid), rustix::process::Resource::Nofile, limits)?;
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limits)?;
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use super::pagemap::PAGE_SIZE;
+use super::{Tid, pagemap::PAGE_SIZE};
 
 /// `MAP_DROPPABLE` (linux/mman.h, Linux 6.11).
 pub(crate) const MAP_DROPPABLE: u32 = 0x08;
@@ -21,14 +21,14 @@ pub(crate) const MAP_DROPPABLE: u32 = 0x08;
 /// The memory of a process, opened at the first use.
 #[derive(Debug)]
 pub(crate) struct ProcMem {
-    tid: i32,
+    tid: Tid,
     reader: Option<File>,
     writer: Option<File>,
 }
 
 impl ProcMem {
     /// `tid` may be any thread of the process.
-    pub(crate) fn new(tid: i32) -> Self {
+    pub(crate) fn new(tid: Tid) -> Self {
         Self {
             tid,
             reader: None,
@@ -36,7 +36,7 @@ impl ProcMem {
         }
     }
 
-    pub(crate) fn tid(&self) -> i32 {
+    pub(crate) fn tid(&self) -> Tid {
         self.tid
     }
 
@@ -123,7 +123,7 @@ mod tests {
             address(&second) + 100..address(&second) + 5_000,
         ];
         let mut buffer = vec![0; 14_900];
-        let mut memory = ProcMem::new(std::process::id() as i32);
+        let mut memory = ProcMem::new(Tid::current());
         memory
             .read(&ranges, &mut buffer, |page| panic!("{page:x} unreadable"))
             .expect("own memory is readable");
@@ -137,7 +137,7 @@ mod tests {
         let ranges = [0..8192_u64, address(&good)..address(&good) + 4_096, 0..4096];
         let mut buffer = vec![9; 16_384];
         let mut unreadable = Vec::new();
-        ProcMem::new(std::process::id() as i32)
+        ProcMem::new(Tid::current())
             .read(&ranges, &mut buffer, |page| unreadable.push(page))
             .expect("unmapped pages are no error");
         assert_eq!(unreadable, [0, 4096, 0]);

@@ -17,6 +17,7 @@ pub mod limits;
 pub(crate) mod memory;
 pub(crate) mod namespace;
 pub(crate) mod pagemap;
+mod pid;
 pub mod pidfd;
 pub(crate) mod proc_files;
 pub mod pstree;
@@ -29,6 +30,7 @@ pub(crate) mod unix_diag;
 pub mod wait;
 pub mod workload_syscalls;
 
+pub use pid::{NsPid, Pid, RemoteFd, Tid};
 use serde::{Deserialize, Serialize};
 
 /// A pid with the start time of its process.
@@ -37,7 +39,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// The pid in the pid namespace of fake-cri.
-    pub pid: i32,
+    pub pid: Pid,
     /// The start time in clock ticks since boot: field 22 of `/proc/PID/stat` (proc_pid_stat(5)).
     pub start_time: u64,
 }

@@ -15,12 +15,12 @@ use std::{
     fs::File,
     io,
     mem::size_of,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
 };
 
 use nix::{errno::Errno, fcntl::OFlag, sched::CloneFlags};
 
-use super::{ProcessId, pidfd};
+use super::{NsPid, Pid, ProcessId, pidfd};
 
 /// A pid and a mount namespace. They exist until ns_init ends.
 #[derive(Debug)]
@@ -87,12 +87,12 @@ impl PidNamespace {
     /// # Errors
     ///
     /// setns(2) or clone3(2) fails: `EEXIST` for a pid that is in use.
-    pub(crate) fn clone_first_process(&self, ns_pid: i32) -> io::Result<i32> {
+    pub(crate) fn clone_first_process(&self, ns_pid: NsPid) -> io::Result<Pid> {
         let caller_pid_ns = File::open("/proc/self/ns/pid")?;
         nix::sched::setns(&self.pid_ns, CloneFlags::CLONE_NEWPID)?;
         #[expect(unsafe_code, reason = "clones this process")]
         // SAFETY: the child only pauses.
-        let cloned = unsafe { clone3(0, &[ns_pid]) };
+        let cloned = unsafe { clone3(0, &[ns_pid.as_raw().cast_signed()]) };
         if let Ok(None) = cloned {
             loop {
                 nix::unistd::pause();
@@ -120,7 +120,7 @@ fn kill_and_reap(ns_init: ProcessId) {
 /// Clones this process, which must have only one thread. `pids_by_level` are the pids of the child, innermost namespace
 /// first. Returns `None` in the child.
 #[expect(unsafe_code, reason = "no crate wraps clone3")]
-unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
+unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<Pid>> {
     // SAFETY: `clone_args` consists of integers, so all zeroes are a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags;
@@ -134,14 +134,14 @@ unsafe fn clone3(flags: u64, pids_by_level: &[i32]) -> io::Result<Option<i32>> {
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
     Ok(match Errno::result(result)? {
         0 => None,
-        pid => Some(pid as i32),
+        pid => Some(Pid::from_raw(pid as i32)),
     })
 }
 
 /// Pid 1 of the namespace: sets its name, dies with its creator (PR_SET_PDEATHSIG), ignores SIGCHLD so that the kernel
 /// reaps orphans, and mounts `/proc`.
 #[expect(unsafe_code, reason = "a cloned child only makes system calls")]
-fn run_ns_init(status_read: i32, status_write: i32) -> ! {
+fn run_ns_init(status_read: RawFd, status_write: RawFd) -> ! {
     // SAFETY: only system calls with constant strings and integers; nothing is allocated.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"fake-cri-nsinit".as_ptr());
@@ -181,9 +181,9 @@ fn run_ns_init(status_read: i32, status_write: i32) -> ! {
 /// # Errors
 ///
 /// `/proc/self/fd` cannot be read.
-pub(crate) fn first_free_fd(min_fd: i32) -> io::Result<i32> {
-    let open_fds = super::proc_files::list_fds(std::process::id() as i32)?;
-    Ok(open_fds.last().map_or(0, |highest| highest + 1).max(min_fd))
+pub(crate) fn first_free_fd(min_fd: RawFd) -> io::Result<RawFd> {
+    let open_fds = super::proc_files::list_fds(Pid::current().main_thread())?;
+    Ok(open_fds.last().map_or(0, |highest| highest.as_raw() + 1).max(min_fd))
 }
 
 /// Moves an fd to the lowest free one from `min_fd` on.
@@ -191,7 +191,7 @@ pub(crate) fn first_free_fd(min_fd: i32) -> io::Result<i32> {
 /// # Errors
 ///
 /// `EMFILE` or `EINVAL` at the limit of open files.
-pub(crate) fn dup_above(descriptor: OwnedFd, min_fd: i32) -> io::Result<OwnedFd> {
+pub(crate) fn dup_above(descriptor: OwnedFd, min_fd: RawFd) -> io::Result<OwnedFd> {
     let new_fd = nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(min_fd))?;
     #[expect(unsafe_code, reason = "fcntl returns an integer")]
     // SAFETY: the fd is new, so nothing else owns it.

@@ -17,6 +17,8 @@ use std::{
 
 use nix::errno::Errno;
 
+use super::Tid;
+
 /// A checkpoint refuses to start on a kernel with larger pages.
 pub(crate) const PAGE_SIZE: u64 = 4096;
 /// The end of user addresses (x86-64, four-level page tables). Only the vsyscall page is above.
@@ -72,7 +74,7 @@ impl PageMap {
     /// # Errors
     ///
     /// `/proc/TID/pagemap` cannot be opened.
-    pub(crate) fn open(tid: i32) -> io::Result<Self> {
+    pub(crate) fn open(tid: Tid) -> io::Result<Self> {
         Ok(Self {
             file: File::open(format!("/proc/{tid}/pagemap"))?,
         })
@@ -247,7 +249,7 @@ mod tests {
         start: u64,
         zero: bool,
     ) -> [bool; 4] {
-        let map = PageMap::open(std::process::id() as i32).expect("own page map");
+        let map = PageMap::open(Tid::current()).expect("own page map");
         let mut populated_pages = [false; 4];
         scan(&map, start..start + 4 * PAGE_SIZE, &mut |region| {
             for page in region.range.step_by(PAGE_SIZE as usize) {
@@ -274,7 +276,7 @@ mod tests {
         for page in 0..pages {
             mapping.bytes()[2 * page * PAGE_SIZE as usize] = 1;
         }
-        let map = PageMap::open(std::process::id() as i32).expect("own page map");
+        let map = PageMap::open(Tid::current()).expect("own page map");
         let mut scanned = Vec::new();
         map.scan(start..start + 2 * pages as u64 * PAGE_SIZE, |region| {
             scanned.push(region.range)

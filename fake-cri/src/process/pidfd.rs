@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{ProcessId, pstree::esrch_as_not_found};
+use super::{ProcessId, RemoteFd, pstree::esrch_as_not_found};
 
 /// A pidfd. It becomes readable when the process exits.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct PidFd(OwnedFd);
 impl PidFd {
     /// Opens a pidfd of exactly this process. `NotFound` when it has been reaped or its pid belongs to another process.
     pub fn open(process: ProcessId) -> io::Result<Self> {
-        let pid = rustix::process::Pid::from_raw(process.pid).ok_or(io::ErrorKind::NotFound)?;
+        let pid = rustix::process::Pid::from_raw(process.pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
         let fd =
             rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| esrch_as_not_found(errno.into()))?;
         // The start time must be read after the open: a process that has this pid and start time now also had the pid
@@ -52,8 +52,12 @@ impl PidFd {
     /// # Errors
     ///
     /// `EPERM` when the process may not be traced, `EBADF` when it has no such fd, `ENOSYS`.
-    pub(crate) fn getfd(&self, fd: i32) -> io::Result<OwnedFd> {
-        Ok(rustix::process::pidfd_getfd(self, fd, PidfdGetfdFlags::empty())?)
+    pub(crate) fn getfd(&self, fd: RemoteFd) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(
+            self,
+            fd.as_raw(),
+            PidfdGetfdFlags::empty(),
+        )?)
     }
 
     /// Waits until the process exits; it may still be a zombie then.
@@ -87,6 +91,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::process::Pid;
 
     #[test]
     fn reused_pid_is_not_signalled() {
@@ -95,7 +100,7 @@ mod tests {
             .stdout(Stdio::null())
             .spawn()
             .expect("cat starts");
-        let id = ProcessId::from_pid(child.id() as i32).expect("cat runs");
+        let id = ProcessId::from_pid(Pid::from_raw(child.id() as i32)).expect("cat runs");
         let other = ProcessId {
             start_time: id.start_time + 1,
             ..id

@@ -17,6 +17,8 @@ use procfs::{
     process::{Stat, StatM, Status},
 };
 
+use super::{Pid, RemoteFd, Tid};
+
 /// `PF_IO_WORKER` and `PF_USER_WORKER`: threads that the kernel created inside a process (linux/sched.h). They cannot
 /// be traced.
 const PF_WORKER_MASK: u32 = 0x10 | 0x4000;
@@ -24,11 +26,11 @@ const PF_WORKER_MASK: u32 = 0x10 | 0x4000;
 /// `PF_EXITING`: a thread that is releasing its resources and is no zombie yet (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
 
-pub(crate) fn stat(tid: i32) -> io::Result<Stat> {
+pub(crate) fn stat(tid: Tid) -> io::Result<Stat> {
     parse(tid, "stat", |bytes| Stat::from_read(bytes))
 }
 
-pub(crate) fn statm(tid: i32) -> io::Result<StatM> {
+pub(crate) fn statm(tid: Tid) -> io::Result<StatM> {
     parse(tid, "statm", |bytes| StatM::from_read(bytes))
 }
 
@@ -38,12 +40,12 @@ pub(crate) fn has_exited(stat: &Stat) -> bool {
 }
 
 /// Whether a thread has exited or is exiting: the kernel no longer reports its state.
-pub(crate) fn is_exiting(tid: i32) -> bool {
+pub(crate) fn is_exiting(tid: Tid) -> bool {
     stat(tid).map_or(true, |stat| has_exited(&stat) || stat.flags & PF_EXITING != 0)
 }
 
 /// Whether every thread of a process has exited, is exiting, or has a pending SIGKILL.
-pub(crate) fn is_dead(pid: i32) -> bool {
+pub(crate) fn is_dead(pid: Pid) -> bool {
     let kill = 1 << (libc::SIGKILL - 1);
     let is_killed = |tid| status(tid).is_ok_and(|status| status.sigpnd & kill != 0);
     threads(pid).map_or(true, |threads| {
@@ -51,7 +53,7 @@ pub(crate) fn is_dead(pid: i32) -> bool {
     })
 }
 
-pub(crate) fn status(tid: i32) -> io::Result<Status> {
+pub(crate) fn status(tid: Tid) -> io::Result<Status> {
     StatusText::read(tid)?
         .parse()
         .map_err(|error| io::Error::other(format!("/proc/{tid}/status: {error}")))
@@ -63,7 +65,7 @@ pub(crate) fn status(tid: i32) -> io::Result<Status> {
 pub(crate) struct StatusText(pub(super) String);
 
 impl StatusText {
-    pub(crate) fn read(tid: i32) -> io::Result<Self> {
+    pub(crate) fn read(tid: Tid) -> io::Result<Self> {
         // The name of the thread may contain any bytes, but the parser takes text.
         Ok(Self(String::from_utf8_lossy(&read(tid, "status")?).into_owned()))
     }
@@ -89,13 +91,13 @@ impl StatusText {
     }
 }
 
-fn parse<T>(tid: i32, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
+fn parse<T>(tid: Tid, name: &str, parse: impl FnOnce(&[u8]) -> Result<T, procfs::ProcError>) -> io::Result<T> {
     parse(&read(tid, name)?).map_err(|error| io::Error::other(format!("/proc/{tid}/{name}: {error}")))
 }
 
 /// The files of `/proc` report no size, and many are read while a container is frozen. The initial capacity avoids the
 /// many small reads of a growing buffer.
-pub(crate) fn read(tid: i32, name: &str) -> io::Result<Vec<u8>> {
+pub(crate) fn read(tid: Tid, name: &str) -> io::Result<Vec<u8>> {
     const INITIAL_CAPACITY_BYTES: usize = 4096;
     let mut bytes = Vec::with_capacity(INITIAL_CAPACITY_BYTES);
     fs::File::open(format!("/proc/{tid}/{name}"))?.read_to_end(&mut bytes)?;
@@ -103,7 +105,7 @@ pub(crate) fn read(tid: i32, name: &str) -> io::Result<Vec<u8>> {
 }
 
 /// The tids of a process, the leader included, in the order of the kernel.
-pub(crate) fn threads(pid: i32) -> io::Result<Vec<i32>> {
+pub(crate) fn threads(pid: Pid) -> io::Result<Vec<Tid>> {
     let mut threads = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         if let Some(tid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
@@ -120,7 +122,7 @@ pub(crate) fn is_io_worker(stat: &Stat) -> bool {
 }
 
 /// `/proc/TID/comm` with its trailing blanks: only the newline that the kernel adds is removed.
-pub(crate) fn comm(tid: i32) -> io::Result<String> {
+pub(crate) fn comm(tid: Tid) -> io::Result<String> {
     let bytes = read(tid, "comm")?;
     let name = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     Ok(String::from_utf8_lossy(name).into_owned())
@@ -129,7 +131,7 @@ pub(crate) fn comm(tid: i32) -> io::Result<String> {
 /// The soft and hard limits of a process, indexed by `RLIMIT_*`; `u64::MAX` means unlimited. `/proc/PID/limits` is
 /// readable for everyone, whereas prlimit(2) of another user's process requires CAP_SYS_RESOURCE, which even root may
 /// lack.
-pub(crate) fn rlimits(pid: i32) -> io::Result<Vec<(u64, u64)>> {
+pub(crate) fn rlimits(pid: Pid) -> io::Result<Vec<(u64, u64)>> {
     const RLIM_NLIMITS: usize = 16;
     let parse_limit = |column: &str| match column.trim() {
         "unlimited" => Some(u64::MAX),
@@ -137,19 +139,23 @@ pub(crate) fn rlimits(pid: i32) -> io::Result<Vec<(u64, u64)>> {
     };
     // A table with columns of fixed width, in the order of `RLIMIT_*`.
     let limit = |line: &str| Some((parse_limit(line.get(26..46)?)?, parse_limit(line.get(47..67)?)?));
-    let limits: Option<Vec<_>> = read_text(pid, "limits")?.lines().skip(1).map(limit).collect();
+    let limits: Option<Vec<_>> = read_text(pid.main_thread(), "limits")?
+        .lines()
+        .skip(1)
+        .map(limit)
+        .collect();
     limits
         .filter(|limits| limits.len() == RLIM_NLIMITS)
-        .ok_or_else(|| unknown_line(pid, "limits"))
+        .ok_or_else(|| unknown_line(pid.main_thread(), "limits"))
 }
 
 /// A file of a process as text, without trailing blanks.
-pub(crate) fn read_text(tid: i32, name: &str) -> io::Result<String> {
+pub(crate) fn read_text(tid: Tid, name: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&read(tid, name)?).trim_end().to_owned())
 }
 
 /// `/proc/TID/auxv`: the auxiliary vector of the program (getauxval(3)).
-pub(crate) fn auxv(tid: i32) -> io::Result<Vec<u64>> {
+pub(crate) fn auxv(tid: Tid) -> io::Result<Vec<u64>> {
     let bytes = read(tid, "auxv")?;
     Ok(bytes
         .chunks_exact(8)
@@ -158,13 +164,13 @@ pub(crate) fn auxv(tid: i32) -> io::Result<Vec<u64>> {
 }
 
 /// The target of a link below `/proc/TID`.
-pub(crate) fn read_link(tid: i32, name: &str) -> io::Result<PathBuf> {
+pub(crate) fn read_link(tid: Tid, name: &str) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/{tid}/{name}"))
 }
 
 /// The number of the system call in which a thread is blocked, and its first argument (`/proc/TID/syscall`). The number
 /// is -1 outside of a system call. `None` when the thread is running or may not be inspected.
-pub(crate) fn current_syscall(tid: i32) -> Option<(i64, u64)> {
+pub(crate) fn current_syscall(tid: Tid) -> Option<(i64, u64)> {
     let text = read_text(tid, "syscall").ok()?;
     let mut words = text.split_whitespace();
     let nr = words.next()?.parse().ok()?;
@@ -173,7 +179,7 @@ pub(crate) fn current_syscall(tid: i32) -> Option<(i64, u64)> {
 }
 
 /// The proportional set size of a process in bytes (`Pss` of `/proc/PID/smaps_rollup`).
-pub(crate) fn pss_bytes(tid: i32) -> Option<u64> {
+pub(crate) fn pss_bytes(tid: Tid) -> Option<u64> {
     let text = read_text(tid, "smaps_rollup").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
@@ -240,16 +246,16 @@ impl Mapping {
 }
 
 /// The mappings of a process with their flags, in address order, from `/proc/PID/smaps`.
-pub(crate) fn smaps(tid: i32) -> io::Result<Vec<Mapping>> {
+pub(crate) fn smaps(tid: Tid) -> io::Result<Vec<Mapping>> {
     parse_maps(&read(tid, "smaps")?).ok_or_else(|| unknown_line(tid, "smaps"))
 }
 
 /// The mappings without flags, from `/proc/PID/maps`, for which the kernel need not walk the pages.
-pub(crate) fn maps(tid: i32) -> io::Result<Vec<Mapping>> {
+pub(crate) fn maps(tid: Tid) -> io::Result<Vec<Mapping>> {
     parse_maps(&read(tid, "maps")?).ok_or_else(|| unknown_line(tid, "maps"))
 }
 
-fn unknown_line(tid: i32, name: &str) -> io::Error {
+fn unknown_line(tid: Tid, name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/{name}: unknown line"))
 }
 
@@ -330,7 +336,7 @@ fn unescape(name: &[u8]) -> Vec<u8> {
 /// An open fd of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenFd {
-    pub(crate) fd: i32,
+    pub(crate) fd: RemoteFd,
     pub(crate) target: PathBuf,
     pub(crate) info: FdInfo,
 }
@@ -361,16 +367,21 @@ impl FdInfo {
 }
 
 /// The open fds of a process, sorted.
-pub(crate) fn list_fds(tid: i32) -> io::Result<Vec<i32>> {
+pub(crate) fn list_fds(tid: Tid) -> io::Result<Vec<RemoteFd>> {
     let mut fds = Vec::new();
     for entry in fs::read_dir(format!("/proc/{tid}/fd"))? {
-        fds.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+        fds.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<RemoteFd>().ok()),
+        );
     }
     fds.sort_unstable();
     Ok(fds)
 }
 
-pub(crate) fn read_fd(tid: i32, fd: i32) -> io::Result<OpenFd> {
+pub(crate) fn read_fd(tid: Tid, fd: RemoteFd) -> io::Result<OpenFd> {
     Ok(OpenFd {
         fd,
         target: fs::read_link(format!("/proc/{tid}/fd/{fd}"))?,
@@ -443,23 +454,23 @@ VmFlags: ex
 
     #[test]
     fn current_process_is_read() {
-        let pid = std::process::id() as i32;
-        let mappings = smaps(pid).expect("own mappings");
+        let tid = Tid::current();
+        let mappings = smaps(tid).expect("own mappings");
         assert!(mappings.windows(2).all(|pair| pair[0].range.end <= pair[1].range.start));
         assert!(mappings.iter().all(|mapping| !mapping.flags.is_empty()));
         let file = tempfile::tempfile().expect("temporary file");
         io::Write::write_all(&mut &file, b"12345").expect("write");
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-        let fds = list_fds(pid).expect("own descriptors");
+        let fd = RemoteFd::from_raw(std::os::fd::AsRawFd::as_raw_fd(&file));
+        let fds = list_fds(tid).expect("own descriptors");
         assert!(fds.contains(&fd) && fds.is_sorted(), "{fds:?}");
-        let descriptor = read_fd(pid, fd).expect("the file is open");
+        let descriptor = read_fd(tid, fd).expect("the file is open");
         assert_eq!(descriptor.info.pos, 5);
         assert_ne!(descriptor.info.flags & libc::O_CLOEXEC as u32, 0);
     }
 
     #[test]
     fn own_limits_are_read() {
-        let limits = rlimits(std::process::id() as i32).expect("limits");
+        let limits = rlimits(Pid::current()).expect("limits");
         let expected = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).expect("limit");
         assert_eq!(limits[libc::RLIMIT_NOFILE as usize], expected);
     }
@@ -469,10 +480,10 @@ VmFlags: ex
         let status = StatusText("Name:\tNSpid: 7\nNSpid:\t70\t7\nVmLck:\t      12 kB\n".to_owned());
         assert_eq!(status.values("NSpid:").collect::<Vec<_>>(), [70, 7]);
         assert_eq!((status.value("VmLck:"), status.value("NSsid:")), (Some(12), None));
-        let pid = std::process::id() as i32;
-        let status_text = StatusText::read(pid).expect("own status");
+        let pid = Pid::current();
+        let status_text = StatusText::read(pid.main_thread()).expect("own status");
         let parsed = status_text.parse().expect("well formed");
-        assert_eq!((parsed.pid, parsed.umask.is_some()), (pid, true));
+        assert_eq!((Pid::from_raw(parsed.pid), parsed.umask.is_some()), (pid, true));
         assert_eq!(status_text.value("VmLck:"), parsed.vmlck);
     }
 

@@ -8,7 +8,7 @@ use std::{
 use procfs::process::Stat;
 
 use super::{
-    ProcessId,
+    Pid, ProcessId, Tid,
     proc_files::{self, StatusText, has_exited},
 };
 
@@ -20,9 +20,9 @@ pub struct ProcStat {
     /// The state of the thread group leader, one letter: `R`, `S`, `D`, `Z`, `T`, `t`, ...
     pub state: char,
     /// The pid of the parent; 0 when the parent is outside of this pid namespace.
-    pub ppid: i32,
+    pub ppid: Pid,
     /// The session id.
-    pub sid: i32,
+    pub sid: Pid,
     /// CPU time, in clock ticks, of the children that have exited and were waited for.
     pub children_cpu_ticks: u64,
     dead: bool,
@@ -30,8 +30,8 @@ pub struct ProcStat {
 
 impl ProcStat {
     /// Reads a process. `NotFound` when there is no such process.
-    pub fn read(pid: i32) -> io::Result<Self> {
-        let stat = proc_files::stat(pid).map_err(esrch_as_not_found)?;
+    pub fn read(pid: Pid) -> io::Result<Self> {
+        let stat = proc_files::stat(pid.main_thread()).map_err(esrch_as_not_found)?;
         let mut process = Self::new(&stat);
         if has_exited(&stat) && !process.dead {
             // The thread count of `stat` also includes exited threads whose tracer has not waited for them.
@@ -44,8 +44,8 @@ impl ProcStat {
         Self {
             id: process_id(stat),
             state: stat.state,
-            ppid: stat.ppid,
-            sid: stat.session,
+            ppid: Pid::from_raw(stat.ppid),
+            sid: Pid::from_raw(stat.session),
             children_cpu_ticks: (stat.cutime + stat.cstime).unsigned_abs(),
             dead: has_exited(stat) && stat.num_threads <= 1,
         }
@@ -60,22 +60,22 @@ impl ProcStat {
 
 fn process_id(stat: &Stat) -> ProcessId {
     ProcessId {
-        pid: stat.pid,
+        pid: Pid::from_raw(stat.pid),
         start_time: stat.starttime,
     }
 }
 
 impl ProcessId {
     /// The process that has this pid now. `NotFound` when there is none.
-    pub fn from_pid(pid: i32) -> io::Result<Self> {
-        proc_files::stat(pid)
+    pub fn from_pid(pid: Pid) -> io::Result<Self> {
+        proc_files::stat(pid.main_thread())
             .map(|stat| process_id(&stat))
             .map_err(esrch_as_not_found)
     }
 
     /// This process.
     pub fn current() -> io::Result<Self> {
-        Self::from_pid(nix::unistd::getpid().as_raw())
+        Self::from_pid(Pid::current())
     }
 
     /// Whether the process is neither reaped nor a zombie.
@@ -105,7 +105,7 @@ pub fn all_processes() -> io::Result<Vec<ProcStat>> {
 ///
 /// The kernel guarantees a complete list only while no child exits and no process forks. A caller that needs all
 /// children must repeat the call until nothing new appears.
-pub fn children(pid: i32) -> io::Result<Vec<ProcStat>> {
+pub fn children(pid: Pid) -> io::Result<Vec<ProcStat>> {
     let mut stats = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task")).map_err(esrch_as_not_found)? {
         let text = match fs::read_to_string(thread?.path().join("children")) {
@@ -128,7 +128,7 @@ pub fn children(pid: i32) -> io::Result<Vec<ProcStat>> {
 }
 
 /// The descendants of a process, without the process itself, parents before children.
-pub fn descendants(pid: i32) -> io::Result<Vec<ProcStat>> {
+pub fn descendants(pid: Pid) -> io::Result<Vec<ProcStat>> {
     let mut stats: Vec<ProcStat> = Vec::new();
     let mut visited = HashSet::from([pid]);
     let mut level = children(pid)?;
@@ -149,9 +149,9 @@ pub fn descendants(pid: i32) -> io::Result<Vec<ProcStat>> {
 }
 
 /// The pids in `all` that descend from one of `roots`, without the roots.
-pub fn descendants_of(all: &[ProcStat], roots: &HashSet<i32>) -> HashSet<i32> {
-    let parents: HashMap<i32, i32> = all.iter().map(|stat| (stat.id.pid, stat.ppid)).collect();
-    let descends = |pid: i32| {
+pub fn descendants_of(all: &[ProcStat], roots: &HashSet<Pid>) -> HashSet<Pid> {
+    let parents: HashMap<Pid, Pid> = all.iter().map(|stat| (stat.id.pid, stat.ppid)).collect();
+    let descends = |pid: Pid| {
         let mut ancestor = pid;
         // A chain of parents is not longer than the number of processes; more steps would be a cycle.
         for _ in 0..all.len() {
@@ -169,24 +169,24 @@ pub fn descendants_of(all: &[ProcStat], roots: &HashSet<i32>) -> HashSet<i32> {
         .collect()
 }
 
-/// The tid of a thread that has not exited: the leader, or another thread if the leader has exited. Returns `pid` when
-/// there is none.
-pub fn live_thread(pid: i32) -> i32 {
-    find_live_thread(pid).unwrap_or(pid)
+/// A thread that has not exited: the leader, or another thread if the leader has exited. Returns the leader when there
+/// is none.
+pub fn live_thread(pid: Pid) -> Tid {
+    find_live_thread(pid).unwrap_or(pid.main_thread())
 }
 
-fn find_live_thread(pid: i32) -> Option<i32> {
-    let is_live = |tid: &i32| proc_files::stat(*tid).is_ok_and(|stat| !has_exited(&stat));
-    if is_live(&pid) {
-        return Some(pid);
+fn find_live_thread(pid: Pid) -> Option<Tid> {
+    let is_live = |tid: &Tid| proc_files::stat(*tid).is_ok_and(|stat| !has_exited(&stat));
+    if is_live(&pid.main_thread()) {
+        return Some(pid.main_thread());
     }
     proc_files::threads(pid).ok()?.into_iter().find(is_live)
 }
 
 /// Whether the environment at the start of a process contains exactly `name=value`. False when it cannot be read.
-pub fn environ_has(pid: i32, name: &str, value: &str) -> bool {
+pub fn environ_has(pid: Pid, name: &str, value: &str) -> bool {
     let expected = format!("{name}={value}");
-    let environ = match proc_files::read(pid, "environ") {
+    let environ = match proc_files::read(pid.main_thread(), "environ") {
         // Empty, or not readable, when the leader has exited.
         Ok(environ) if !environ.is_empty() => Ok(environ),
         _ => proc_files::read(live_thread(pid), "environ"),
@@ -199,9 +199,9 @@ pub fn environ_has(pid: i32, name: &str, value: &str) -> bool {
 }
 
 /// Resident memory of a process in bytes; 0 when it has exited.
-pub fn resident_bytes(pid: i32) -> u64 {
-    let resident = |tid: i32| proc_files::statm(tid).map_or(0, |statm| statm.resident);
-    let pages = match resident(pid) {
+pub fn resident_bytes(pid: Pid) -> u64 {
+    let resident = |tid: Tid| proc_files::statm(tid).map_or(0, |statm| statm.resident);
+    let pages = match resident(pid.main_thread()) {
         // All zero when the leader has exited.
         0 => resident(live_thread(pid)),
         pages => pages,
@@ -209,16 +209,16 @@ pub fn resident_bytes(pid: i32) -> u64 {
     pages * procfs::page_size()
 }
 
-/// The tid of the tracer of a thread, or 0.
-pub fn tracer_tid(tid: i32) -> i32 {
-    let tracer = StatusText::read(tid).ok().and_then(|status| status.value("TracerPid:"));
-    tracer.and_then(|tid| tid.try_into().ok()).unwrap_or(0)
+/// The tracer of a thread. `None` when the thread is not traced, or by a thread of another pid namespace.
+pub fn tracer_tid(tid: Tid) -> Option<Tid> {
+    let tracer = StatusText::read(tid).ok()?.value("TracerPid:")?;
+    tracer.try_into().ok().filter(|tid| *tid != 0).map(Tid::from_raw)
 }
 
 /// Whether any thread of a process is traced. The leader may have exited before the others.
-pub fn is_traced(pid: i32) -> bool {
+pub fn is_traced(pid: Pid) -> bool {
     let threads = proc_files::threads(pid).unwrap_or_default();
-    threads.into_iter().any(|tid| tracer_tid(tid) != 0)
+    threads.into_iter().any(|tid| tracer_tid(tid).is_some())
 }
 
 /// A process that exits between open and read causes ESRCH, one that is gone earlier ENOENT. Both become `NotFound`.
@@ -247,9 +247,9 @@ mod tests {
     #[test]
     fn comm_with_parentheses_is_parsed() {
         let stat = parse('S', 1);
-        let (pid, start_time) = (42, 987_654);
+        let (pid, start_time) = (Pid::from_raw(42), 987_654);
         assert_eq!(stat.id, ProcessId { pid, start_time });
-        assert_eq!((stat.state, stat.ppid, stat.sid), ('S', 7, 41));
+        assert_eq!((stat.state, stat.ppid.as_raw(), stat.sid.as_raw()), ('S', 7, 41));
         assert_eq!((stat.children_cpu_ticks, stat.is_dead()), (78, false));
     }
 
@@ -281,14 +281,18 @@ mod tests {
     #[test]
     fn descendants_of_walks_all_levels() {
         let stat = |pid, parent| ProcStat {
-            id: ProcessId { pid, start_time: 1 },
+            id: ProcessId {
+                pid: Pid::from_raw(pid),
+                start_time: 1,
+            },
             state: 'S',
-            ppid: parent,
-            sid: pid,
+            ppid: Pid::from_raw(parent),
+            sid: Pid::from_raw(pid),
             children_cpu_ticks: 0,
             dead: false,
         };
         let all = [stat(2, 1), stat(3, 2), stat(4, 3), stat(5, 1)];
-        assert_eq!(descendants_of(&all, &HashSet::from([2])), HashSet::from([3, 4]));
+        let set = |pids: &[i32]| -> HashSet<Pid> { pids.iter().copied().map(Pid::from_raw).collect() };
+        assert_eq!(descendants_of(&all, &set(&[2])), set(&[3, 4]));
     }
 }

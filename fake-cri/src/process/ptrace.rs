@@ -18,8 +18,9 @@ use std::{mem, ptr};
 use nix::{
     errno::Errno,
     sys::{ptrace, signal::Signal},
-    unistd::Pid,
 };
+
+use super::Tid;
 
 /// The event number in the wait status of stops by `PTRACE_INTERRUPT` and of group stops (ptrace(2)).
 const EVENT_STOP: i32 = libc::PTRACE_EVENT_STOP;
@@ -62,31 +63,31 @@ pub(crate) enum WaitEvent {
 /// # Errors
 ///
 /// `ESRCH` when the thread has exited, `EPERM` when it may not be traced.
-pub(crate) fn seize(tid: i32) -> nix::Result<()> {
-    ptrace::seize(Pid::from_raw(tid), ptrace::Options::empty())
+pub(crate) fn seize(tid: Tid) -> nix::Result<()> {
+    ptrace::seize(tid.into(), ptrace::Options::empty())
 }
 
 /// Requests a traced thread to stop. [`poll`] reports the stop.
-pub(crate) fn interrupt(tid: i32) -> nix::Result<()> {
-    ptrace::interrupt(Pid::from_raw(tid))
+pub(crate) fn interrupt(tid: Tid) -> nix::Result<()> {
+    ptrace::interrupt(tid.into())
 }
 
 /// Resumes a stopped thread and delivers `signal` unless it is 0.
-pub(crate) fn resume(tid: i32, signal: i32) -> nix::Result<()> {
+pub(crate) fn resume(tid: Tid, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_CONT, tid, 0, signal as usize).map(drop)
 }
 
 /// Stops tracing a stopped thread. The thread runs, or remains stopped if job control has stopped its process.
-pub(crate) fn detach(tid: i32) -> nix::Result<()> {
-    ptrace::detach(Pid::from_raw(tid), None::<Signal>)
+pub(crate) fn detach(tid: Tid) -> nix::Result<()> {
+    ptrace::detach(tid.into(), None::<Signal>)
 }
 
 /// Returns the next event of a thread, if there is one, and reaps the thread if it exited. Does not block.
 #[expect(unsafe_code, reason = "nix does not return the raw status, which the shim needs")]
-pub(crate) fn poll(tid: i32) -> nix::Result<Option<WaitEvent>> {
+pub(crate) fn poll(tid: Tid) -> nix::Result<Option<WaitEvent>> {
     let mut status = 0;
     // SAFETY: `status` is a valid place for the status; no other memory is accessed.
-    let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    let result = unsafe { libc::waitpid(tid.as_raw(), &raw mut status, libc::__WALL | libc::WNOHANG) };
     match Errno::result(result) {
         Ok(0) => Ok(None),
         Ok(_) => Ok(Some(parse_wait_status(status))),
@@ -127,7 +128,7 @@ fn parse_wait_status(status: i32) -> WaitEvent {
     unsafe_code,
     reason = "nix's getregset does not return the size that the kernel wrote, and needs glibc on x86-64"
 )]
-pub(crate) fn general_regs(tid: i32) -> nix::Result<Option<GeneralRegs>> {
+pub(crate) fn general_regs(tid: Tid) -> nix::Result<Option<GeneralRegs>> {
     // SAFETY: the registers are integers, so all zeroes are a valid value.
     let mut registers: GeneralRegs = unsafe { mem::zeroed() };
     let mut vector = libc::iovec {
@@ -138,13 +139,13 @@ pub(crate) fn general_regs(tid: i32) -> nix::Result<Option<GeneralRegs>> {
     Ok((vector.iov_len == mem::size_of::<GeneralRegs>()).then_some(registers))
 }
 
-pub(crate) fn set_general_regs(tid: i32, registers: &GeneralRegs) -> nix::Result<()> {
+pub(crate) fn set_general_regs(tid: Tid, registers: &GeneralRegs) -> nix::Result<()> {
     let bytes = mem::size_of::<GeneralRegs>();
     set_regset(tid, libc::NT_PRSTATUS, ptr::from_ref(registers).cast(), bytes)
 }
 
 /// A register set of a stopped thread in the layout of the kernel. The buffer grows to the size of this machine.
-pub(crate) fn register_set(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
+pub(crate) fn register_set(tid: Tid, set: RegisterSet) -> nix::Result<Vec<u8>> {
     let mut bytes = vec![0_u8; 4096];
     loop {
         let mut vector = libc::iovec {
@@ -163,18 +164,18 @@ pub(crate) fn register_set(tid: i32, set: RegisterSet) -> nix::Result<Vec<u8>> {
 }
 
 /// The signal mask of a stopped thread: bit n-1 is signal n.
-pub(crate) fn blocked_signals(tid: i32) -> nix::Result<u64> {
+pub(crate) fn blocked_signals(tid: Tid) -> nix::Result<u64> {
     let mut mask = 0_u64;
     request_with(libc::PTRACE_GETSIGMASK, tid, mem::size_of::<u64>(), &mut mask)?;
     Ok(mask)
 }
 
 /// Sets registers of a stopped thread, in the layout of [`register_set`].
-pub(crate) fn set_register_set(tid: i32, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
+pub(crate) fn set_register_set(tid: Tid, set: RegisterSet, bytes: &[u8]) -> nix::Result<()> {
     set_regset(tid, set as i32, bytes.as_ptr().cast(), bytes.len())
 }
 
-fn set_regset(tid: i32, note_type: i32, registers: *const libc::c_void, length: usize) -> nix::Result<()> {
+fn set_regset(tid: Tid, note_type: i32, registers: *const libc::c_void, length: usize) -> nix::Result<()> {
     let mut vector = libc::iovec {
         // The kernel only reads from this memory.
         iov_base: registers.cast_mut(),
@@ -183,22 +184,22 @@ fn set_regset(tid: i32, note_type: i32, registers: *const libc::c_void, length: 
     request_with(libc::PTRACE_SETREGSET, tid, note_type as usize, &mut vector).map(drop)
 }
 
-pub(crate) fn set_blocked_signals(tid: i32, mut mask: u64) -> nix::Result<()> {
+pub(crate) fn set_blocked_signals(tid: Tid, mut mask: u64) -> nix::Result<()> {
     request_with(libc::PTRACE_SETSIGMASK, tid, mem::size_of::<u64>(), &mut mask).map(drop)
 }
 
 /// Sets the `PTRACE_O_*` options for a stopped thread.
-pub(crate) fn set_options(tid: i32, options: i32) -> nix::Result<()> {
+pub(crate) fn set_options(tid: Tid, options: i32) -> nix::Result<()> {
     request(libc::PTRACE_SETOPTIONS, tid, 0, options as usize).map(drop)
 }
 
 /// Resumes a stopped thread until its next entry into or exit from a system call, and delivers `signal` unless it is 0.
-pub(crate) fn resume_to_syscall(tid: i32, signal: i32) -> nix::Result<()> {
+pub(crate) fn resume_to_syscall(tid: Tid, signal: i32) -> nix::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
 /// The message of the event at which a thread stopped: the new tid for `PTRACE_EVENT_CLONE`.
-pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
+pub(crate) fn event_message(tid: Tid) -> nix::Result<u64> {
     let mut message: libc::c_ulong = 0;
     request_with(libc::PTRACE_GETEVENTMSG, tid, 0, &mut message)?;
     Ok(message)
@@ -206,7 +207,7 @@ pub(crate) fn event_message(tid: i32) -> nix::Result<u64> {
 
 /// Whether the kernel turns the system calls of a stopped thread into SIGSYS (`PR_SET_SYSCALL_USER_DISPATCH`). Returns
 /// false on kernels before 6.4, which do not report it.
-pub(crate) fn has_syscall_user_dispatch(tid: i32) -> nix::Result<bool> {
+pub(crate) fn has_syscall_user_dispatch(tid: Tid) -> nix::Result<bool> {
     /// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
     const PTRACE_GET_SUD_CONFIG: u32 = 0x4211;
     /// `struct ptrace_sud_config`.
@@ -247,13 +248,13 @@ pub(crate) enum PtraceStop {
 ///
 /// `ESRCH` when the thread has exited or is no longer a tracee.
 #[expect(unsafe_code, reason = "nix does not decode all of these stops")]
-pub(crate) fn poll_stop(tid: i32) -> nix::Result<Option<PtraceStop>> {
+pub(crate) fn poll_stop(tid: Tid) -> nix::Result<Option<PtraceStop>> {
     let wait = |options: i32| {
         // SAFETY: an all-zero siginfo is a valid value and a valid place for the result.
         unsafe {
             let mut info: libc::siginfo_t = mem::zeroed();
             let options = options | libc::__WALL | libc::WNOHANG;
-            let result = libc::waitid(libc::P_PID, tid.unsigned_abs(), &raw mut info, options);
+            let result = libc::waitid(libc::P_PID, tid.as_raw().unsigned_abs(), &raw mut info, options);
             // SAFETY: waitid fills the fields of SIGCHLD, or leaves all zero when nothing happened.
             Errno::result(result).map(|_| (info.si_pid(), info.si_code, info.si_status()))
         }
@@ -299,7 +300,7 @@ struct PeekSiginfo {
 }
 
 /// The pending signals of a stopped thread, each as the kernel's `siginfo_t`. They remain in the queue.
-pub(crate) fn pending_signals(tid: i32, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
+pub(crate) fn pending_signals(tid: Tid, queue: SignalQueue) -> nix::Result<Vec<Vec<u8>>> {
     const SIGINFO_BATCH: usize = 32;
     let mut signals = Vec::new();
     loop {
@@ -338,7 +339,7 @@ pub(crate) struct Rseq {
 }
 
 /// The rseq area of a stopped thread; `None` when it has none or the kernel does not report it.
-pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
+pub(crate) fn rseq(tid: Tid) -> nix::Result<Option<Rseq>> {
     /// `PTRACE_GET_RSEQ_CONFIGURATION`, Linux 5.13.
     const PTRACE_GET_RSEQ_CONFIG: u32 = 0x420f;
     /// `struct ptrace_rseq_configuration`.
@@ -370,7 +371,7 @@ pub(crate) fn rseq(tid: i32) -> nix::Result<Option<Rseq>> {
 /// # Errors
 ///
 /// `EACCES` without `CAP_SYS_ADMIN`, `EINVAL` when the thread is not in filter mode.
-pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u8>>> {
+pub(crate) fn seccomp_filter(tid: Tid, index: usize) -> nix::Result<Option<Vec<u8>>> {
     /// `PTRACE_SECCOMP_GET_FILTER`, Linux 4.4.
     const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
     const BPF_INSN_BYTES: usize = 8;
@@ -387,7 +388,7 @@ pub(crate) fn seccomp_filter(tid: i32, index: usize) -> nix::Result<Option<Vec<u
 
 /// The `SECCOMP_FILTER_FLAG_*` of a filter, with the index of [`seccomp_filter`]; `None` when the kernel does not
 /// report them.
-pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> {
+pub(crate) fn seccomp_flags(tid: Tid, index: usize) -> nix::Result<Option<u64>> {
     /// `PTRACE_SECCOMP_GET_METADATA`, Linux 4.16.
     const PTRACE_SECCOMP_GET_METADATA: u32 = 0x420d;
     /// `struct seccomp_metadata`.
@@ -409,19 +410,19 @@ pub(crate) fn seccomp_flags(tid: i32, index: usize) -> nix::Result<Option<u64>> 
 }
 
 /// A request whose data is a value of the size that the request reads or writes.
-fn request_with<T>(number: impl Into<i64>, tid: i32, address: usize, data: &mut T) -> nix::Result<i64> {
+fn request_with<T>(number: impl Into<i64>, tid: Tid, address: usize, data: &mut T) -> nix::Result<i64> {
     request(number, tid, address, ptr::from_mut(data).expose_provenance())
 }
 
 /// A ptrace request. The caller must have exposed its pointers. C libraries disagree on the type of the request number.
 #[expect(unsafe_code, reason = "nix wraps only some requests")]
-fn request(request: impl Into<i64>, tid: i32, address: usize, data: usize) -> nix::Result<i64> {
+fn request(request: impl Into<i64>, tid: Tid, address: usize, data: usize) -> nix::Result<i64> {
     // SAFETY: every caller in this file passes either integers or the address of a live, exclusively borrowed value of
     // the size that the request writes; none of them makes the kernel write to other memory of this process.
     let result = unsafe {
         libc::ptrace(
             request.into() as _,
-            tid,
+            tid.as_raw(),
             ptr::with_exposed_provenance_mut::<libc::c_void>(address),
             ptr::with_exposed_provenance_mut::<libc::c_void>(data),
         )

@@ -47,7 +47,7 @@ use nix::errno::Errno;
 
 pub(crate) use self::syscall_list::{PendingList, Syscall, SyscallBuffer, SyscallResult};
 use super::{
-    arch,
+    Tid, arch,
     memory::ProcMem,
     proc_files::{self, Mapping},
     ptrace::{self, GeneralRegs, PtraceStop},
@@ -109,14 +109,14 @@ impl SyscallInsn {
     }
 
     /// Searches the mappings of the process that this thread belongs to.
-    pub(crate) fn find(tid: i32) -> Result<Self, RemoteSyscallError> {
+    pub(crate) fn find(tid: Tid) -> Result<Self, RemoteSyscallError> {
         // A process without mappings has exited.
         let mappings = proc_files::maps(tid).map_err(|_| RemoteSyscallError::Exited)?;
         Self::find_in_mappings(tid, &mappings)
     }
 
     /// Like [`Self::find`], with mappings that the caller has read.
-    pub(crate) fn find_in_mappings(tid: i32, mappings: &[Mapping]) -> Result<Self, RemoteSyscallError> {
+    pub(crate) fn find_in_mappings(tid: Tid, mappings: &[Mapping]) -> Result<Self, RemoteSyscallError> {
         let is_vdso = |mapping: &&Mapping| mapping.name.as_os_str() == "[vdso]";
         let usable = |mapping: &&Mapping| mapping.execute && mapping.name.as_os_str() != "[vsyscall]";
         let vdsos = mappings.iter().filter(is_vdso);
@@ -151,7 +151,7 @@ enum TraceState {
 /// A stopped thread that executes remote syscalls. Drop restores the state before [`Self::attach`].
 #[derive(Debug)]
 pub(crate) struct RemoteSyscalls {
-    tid: i32,
+    tid: Tid,
     insn: SyscallInsn,
     saved_regs: GeneralRegs,
     saved_sigmask: u64,
@@ -170,7 +170,7 @@ impl RemoteSyscalls {
     /// # Errors
     ///
     /// The conditions in the module documentation; the thread is then unchanged.
-    pub(crate) fn attach(tid: i32, insn: SyscallInsn, options: i32) -> Result<Self, RemoteSyscallError> {
+    pub(crate) fn attach(tid: Tid, insn: SyscallInsn, options: i32) -> Result<Self, RemoteSyscallError> {
         let mut saved_regs = read_regs(tid)?;
         if ptrace::has_syscall_user_dispatch(tid).map_err(kernel("reading the system call dispatch"))? {
             return Err(RemoteSyscallError::SyscallUserDispatch);
@@ -345,7 +345,7 @@ impl RemoteSyscalls {
 /// # Errors
 ///
 /// The thread exits, or does not stop within [`SYSCALL_TIMEOUT`].
-pub(crate) fn wait_for_stop(tid: i32) -> Result<PtraceStop, RemoteSyscallError> {
+pub(crate) fn wait_for_stop(tid: Tid) -> Result<PtraceStop, RemoteSyscallError> {
     let mut wait = PollBackoff::start();
     loop {
         match ptrace::poll_stop(tid).map_err(kernel("waiting for a stop"))? {
@@ -370,7 +370,7 @@ impl PollBackoff {
         }
     }
 
-    fn snooze(&mut self, tid: i32) -> Result<(), RemoteSyscallError> {
+    fn snooze(&mut self, tid: Tid) -> Result<(), RemoteSyscallError> {
         let waited = self.started.elapsed();
         if waited < Duration::from_micros(100) {
             thread::yield_now();
@@ -405,7 +405,7 @@ fn all_arguments<const N: usize>(given: [u64; N]) -> [u64; 6] {
     arguments
 }
 
-fn read_regs(tid: i32) -> Result<GeneralRegs, RemoteSyscallError> {
+fn read_regs(tid: Tid) -> Result<GeneralRegs, RemoteSyscallError> {
     let registers = ptrace::general_regs(tid).map_err(kernel("reading registers"))?;
     registers.ok_or(RemoteSyscallError::ForeignAbi)
 }
@@ -419,7 +419,7 @@ fn syscall_result(raw: u64) -> nix::Result<u64> {
 }
 
 /// Sets the registers to the abort handler if they are inside a restartable sequence.
-fn abort_rseq(tid: i32, registers: &mut GeneralRegs) -> Result<(), RemoteSyscallError> {
+fn abort_rseq(tid: Tid, registers: &mut GeneralRegs) -> Result<(), RemoteSyscallError> {
     let Some(registration) = ptrace::rseq(tid).map_err(kernel("reading the rseq area"))? else {
         return Ok(());
     };

@@ -10,7 +10,7 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use super::{ProcessId, identity::Identity, wait};
+use super::{Pid, ProcessId, identity::Identity, wait};
 
 /// A program to start. All memory is allocated before the fork, because nothing may be allocated between fork and exec.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub fn spawn(program: &SpawnCommand<'_>) -> Result<ProcessId, SpawnError> {
                 });
             }
             0 => exec_child(&setup),
-            pid => pid,
+            pid => Pid::from_raw(pid),
         }
     };
     drop(failure_write);

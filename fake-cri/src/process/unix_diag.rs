@@ -17,6 +17,8 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket},
 };
 
+use super::Tid;
+
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `NLM_F_REQUEST` and `NLM_F_DUMP` (linux/netlink.h).
@@ -57,7 +59,7 @@ pub(crate) struct UnixDiag {
 /// # Errors
 ///
 /// Those of a netlink socket; `EPERM` when another namespace may not be entered (`CAP_SYS_ADMIN`).
-pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixDiag>> {
+pub(crate) fn unix_sockets(tid: Tid) -> io::Result<HashMap<u32, UnixDiag>> {
     in_netns_of(tid, || {
         let netlink = send_request(None)?;
         let mut sockets = HashMap::new();
@@ -82,7 +84,7 @@ pub(crate) fn unix_sockets(tid: i32) -> io::Result<HashMap<u32, UnixDiag>> {
 /// # Errors
 ///
 /// Those of [`unix_sockets`]; `ENOENT` when the namespace has no such socket.
-pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixDiag> {
+pub(crate) fn unix_socket(tid: Tid, inode: u32) -> io::Result<UnixDiag> {
     in_netns_of(tid, || {
         let netlink = send_request(Some(inode))?;
         let mut datagram = vec![0; DATAGRAM_BYTES];
@@ -100,7 +102,7 @@ pub(crate) fn unix_socket(tid: i32, inode: u32) -> io::Result<UnixDiag> {
 /// # Errors
 ///
 /// Those of `action`; `EPERM` when the namespace may not be entered (`CAP_SYS_ADMIN`).
-pub(crate) fn in_netns_of<T: Send>(tid: i32, action: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn in_netns_of<T: Send>(tid: Tid, action: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
     if link(&tid.to_string())? == link("self")? {
         return action();
@@ -206,10 +208,6 @@ mod tests {
 
     use super::*;
 
-    fn current_pid() -> i32 {
-        std::process::id() as i32
-    }
-
     fn inode(fd: &impl std::os::fd::AsRawFd) -> u32 {
         let link = std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
         link.ino() as u32
@@ -219,7 +217,7 @@ mod tests {
     fn dump_matches_single_queries() {
         let pairs: Vec<_> = (0..300).map(|_| UnixStream::pair().unwrap()).collect();
         pairs[7].1.shutdown(std::net::Shutdown::Write).unwrap();
-        let all = unix_sockets(current_pid()).unwrap();
+        let all = unix_sockets(Tid::current()).unwrap();
         for (left, right) in &pairs {
             let diag = &all[&inode(left)];
             assert_eq!((diag.peer, &diag.name), (inode(right), &None));
@@ -227,10 +225,10 @@ mod tests {
         assert_eq!(all[&inode(&pairs[7].1)].shutdown, 2);
         assert_eq!(all[&inode(&pairs[7].0)].shutdown, 1);
         assert_eq!(
-            unix_socket(current_pid(), inode(&pairs[7].0)).unwrap(),
+            unix_socket(Tid::current(), inode(&pairs[7].0)).unwrap(),
             all[&inode(&pairs[7].0)]
         );
-        let error = unix_socket(current_pid(), 1).unwrap_err();
+        let error = unix_socket(Tid::current(), 1).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 
@@ -241,7 +239,7 @@ mod tests {
         let name = format!("of@\0process@{}", std::process::id());
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
-        let diag = unix_socket(current_pid(), inode(&listener)).unwrap();
+        let diag = unix_socket(Tid::current(), inode(&listener)).unwrap();
         assert_eq!(diag.name.unwrap(), [b"\0", name.as_bytes()].concat());
         assert_eq!(diag.vfs_file, None);
     }
@@ -251,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let before = unix_socket(current_pid(), inode(&listener)).unwrap();
+        let before = unix_socket(Tid::current(), inode(&listener)).unwrap();
         assert!(before.pending_connections == 0 && before.backlog > 0, "{before:?}");
         let name = before.name.as_deref().and_then(|name| name.strip_suffix(&[0]));
         assert_eq!(name, Some(path.as_os_str().as_encoded_bytes()));
@@ -259,7 +257,7 @@ mod tests {
         assert_eq!(before.vfs_file.unwrap().0, bound.ino() as u32);
         let _waiting = UnixStream::connect(&path).unwrap();
         assert_eq!(
-            unix_socket(current_pid(), inode(&listener))
+            unix_socket(Tid::current(), inode(&listener))
                 .unwrap()
                 .pending_connections,
             1

@@ -7,13 +7,16 @@
 
 use std::{io, mem, time::Duration};
 
-use super::pstree;
+use super::{Pid, pstree};
+
+/// The pid argument of wait4(2) for a wait for any child.
+const ANY_CHILD: i32 = -1;
 
 /// A child that was reaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {
     /// The pid that the child had.
-    pub pid: i32,
+    pub pid: Pid,
     /// The wait status as returned by wait(2).
     pub status: i32,
     /// CPU time of the child and of the children that it waited for; `None` when a tracer saw the exit.
@@ -45,18 +48,18 @@ pub enum WaitOutcome {
 
 /// Reaps one child that has exited. Must not run while another thread of this process traces.
 pub fn try_wait_any() -> io::Result<WaitOutcome> {
-    try_wait4(-1)
+    try_wait4(ANY_CHILD)
 }
 
 /// Reaps this child if it has exited.
-pub fn try_wait(pid: i32) -> io::Result<WaitOutcome> {
-    try_wait4(pid)
+pub fn try_wait(pid: Pid) -> io::Result<WaitOutcome> {
+    try_wait4(pid.as_raw())
 }
 
 /// Waits until this child exits, and reaps it. Fails with `ECHILD` when there is no such child.
-pub fn wait_pid(pid: i32) -> io::Result<Reaped> {
+pub fn wait_pid(pid: Pid) -> io::Result<Reaped> {
     loop {
-        match wait4(pid, 0) {
+        match wait4(pid.as_raw(), 0) {
             Ok(WaitOutcome::Exited(reaped)) => return Ok(reaped),
             Ok(_) => return Err(io::Error::from_raw_os_error(libc::ECHILD)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -67,13 +70,13 @@ pub fn wait_pid(pid: i32) -> io::Result<Reaped> {
 
 /// Reaps the children accepted by `filter` that have exited and are not traced. May run while another thread traces: a
 /// zombie cannot be seized, so a zombie without a tracer never gets one.
-pub fn reap_untraced(parent_pid: i32, filter: impl Fn(i32) -> bool) -> io::Result<Vec<Reaped>> {
+pub fn reap_untraced(parent_pid: Pid, filter: impl Fn(Pid) -> bool) -> io::Result<Vec<Reaped>> {
     let mut all_reaped = Vec::new();
     for child in pstree::children(parent_pid)? {
         if child.is_dead()
             && filter(child.id.pid)
-            && pstree::tracer_tid(child.id.pid) == 0
-            && let WaitOutcome::Exited(reaped) = try_wait4(child.id.pid)?
+            && pstree::tracer_tid(child.id.pid.main_thread()).is_none()
+            && let WaitOutcome::Exited(reaped) = try_wait(child.id.pid)?
         {
             all_reaped.push(reaped);
         }
@@ -112,7 +115,7 @@ fn wait4(pid: i32, options: i32) -> io::Result<WaitOutcome> {
         pid => {
             let cpu = to_duration(usage.ru_utime) + to_duration(usage.ru_stime);
             Ok(WaitOutcome::Exited(Reaped {
-                pid,
+                pid: Pid::from_raw(pid),
                 status,
                 cpu_time: Some(cpu),
             }))

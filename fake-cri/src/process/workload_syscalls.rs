@@ -1,12 +1,19 @@
 //! System calls that the test workload needs and that the standard library does not wrap.
 
-use std::{ffi::CStr, io, os::unix::ffi::OsStrExt, path::PathBuf, time::Instant};
+use std::{
+    ffi::CStr,
+    io,
+    os::{fd::RawFd, unix::ffi::OsStrExt},
+    path::PathBuf,
+    time::Instant,
+};
 
 use nix::{
     errno::Errno,
     sys::signal::{SigSet, Signal},
-    unistd::Pid,
 };
+
+use super::Pid;
 
 /// The path of this program as passed to execve(2). Unlike the first argument, the caller of execve cannot choose it
 /// freely.
@@ -30,7 +37,7 @@ pub fn exec_dir() -> Option<ExecDir> {
     let inherited_fd = path
         .strip_prefix("/dev/fd")
         .ok()
-        .and_then(|rest| rest.parent()?.to_str()?.parse::<i32>().ok())
+        .and_then(|rest| rest.parent()?.to_str()?.parse::<RawFd>().ok())
         .filter(|fd| *fd > 2);
     Some(match inherited_fd {
         Some(fd) => ExecDir {
@@ -50,7 +57,7 @@ pub fn exec_dir() -> Option<ExecDir> {
 pub struct ExecDir {
     /// The path of the directory, valid until the drop.
     pub path: PathBuf,
-    inherited_fd: Option<i32>,
+    inherited_fd: Option<RawFd>,
 }
 
 impl Drop for ExecDir {
@@ -105,7 +112,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
     #[expect(unsafe_code, reason = "fork")]
     // SAFETY: callers fork before they start threads, so the child may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(Pid::from_raw(child.as_raw()))),
         nix::unistd::ForkResult::Child => {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The parent may have exited before `set_pdeathsig` took effect.

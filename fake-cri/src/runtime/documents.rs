@@ -44,7 +44,10 @@ pub(crate) fn documents(
         restored: restored_at.is_some(),
         restored_at: restored_at.unwrap_or_else(zero_time),
     };
-    let pid = record.state.init().map_or(0, |process| process.pid.unsigned_abs());
+    let pid = record
+        .state
+        .init()
+        .map_or(0, |process| process.pid.as_raw().unsigned_abs());
     let document = |name: &str, content: String| Document {
         name: name.to_owned(),
         content,

@@ -19,6 +19,7 @@ use super::{
     Container, ContainerExit, ContainerRecord, ContainerState, LifecycleEvent, Pod, Runtime, RuntimeError, clock::now,
     start::shim_error,
 };
+use crate::process::{Pid, ProcessId};
 use crate::shim::{self, Shim, ShimAttachment};
 
 impl Runtime {
@@ -105,7 +106,10 @@ impl Runtime {
     fn ensure_started(&self, container: &Container, started_at: i64) -> Result<(), RuntimeError> {
         if container.record().state == ContainerState::Created {
             // The pid does not matter: the process has exited, and the caller sets the state `exited` next.
-            let process = crate::process::ProcessId { pid: 0, start_time: 0 };
+            let process = ProcessId {
+                pid: Pid::NONE,
+                start_time: 0,
+            };
             container.apply_event(&self.store, LifecycleEvent::Started { process, started_at })?;
         }
         Ok(())

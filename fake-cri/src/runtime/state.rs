@@ -141,8 +141,12 @@ impl ContainerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Pid;
 
-    const PROCESS: ProcessId = ProcessId { pid: 7, start_time: 9 };
+    const PROCESS: ProcessId = ProcessId {
+        pid: Pid::from_raw(7),
+        start_time: 9,
+    };
 
     fn exit() -> ContainerExit {
         ContainerExit {

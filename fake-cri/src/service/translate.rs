@@ -93,7 +93,7 @@ pub(crate) fn container(record: ContainerRecord) -> v1::Container {
 pub(crate) fn container_info(runtime: &Runtime, record: &ContainerRecord) -> HashMap<String, String> {
     let mut value = json!({
         "sandboxID": record.pod_id,
-        "pid": record.state.init().map_or(0, |process| process.pid),
+        "pid": record.state.init().map_or(0, |process| process.pid.as_raw()),
         "removing": false,
         "snapshotKey": record.id,
         "snapshotter": "",

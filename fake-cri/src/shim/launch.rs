@@ -19,7 +19,7 @@ use tokio::{
 use super::{ExitRecord, LaunchSpec, SHIM_PROCESS_NAME, ShimError, server::ShimServer, state_dir};
 use crate::{
     environment::{ROLE_ENV, SHIM_ROLE},
-    process::{ProcessId, daemon, limits},
+    process::{Pid, ProcessId, daemon, limits},
 };
 
 /// How long a shim may take until it listens. Long, for machines under heavy load.
@@ -130,7 +130,7 @@ fn spawn(executable: &Path, spec: &LaunchSpec, log: fs::File) -> io::Result<(Chi
         .stdout(Stdio::piped())
         .stderr(log);
     let child = command.spawn()?;
-    let process = ProcessId::from_pid(child.id().cast_signed())?;
+    let process = ProcessId::from_pid(Pid::from_raw(child.id().cast_signed()))?;
     Ok((child, process))
 }
 

@@ -21,7 +21,7 @@ use std::{
 use super::{SHIM_PROCESS_NAME, ShimError};
 use crate::environment::CONTAINER_ID_ENV;
 use crate::process::{
-    ProcessId, pidfd, proc_files,
+    Pid, ProcessId, pidfd, proc_files,
     pstree::{self, ProcStat},
     wait,
 };
@@ -75,9 +75,9 @@ fn kill_until_gone(container_id: &str, known_processes: &[ProcessId]) -> Result<
 }
 
 fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result<Vec<ProcStat>> {
-    let this_process = ProcStat::read(nix::unistd::getpid().as_raw())?;
+    let this_process = ProcStat::read(Pid::current())?;
     let processes = pstree::all_processes()?;
-    let mut root_pids: HashSet<i32> = HashSet::new();
+    let mut root_pids: HashSet<Pid> = HashSet::new();
     for stat in &processes {
         // A shim takes its name before it leaves this session, so a shim that is being launched is never taken for an
         // orphan.
@@ -94,7 +94,7 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
     loop {
         // A pid is not reused while it is the id of a session. So if a process has that pid and is not a member, the
         // session is not the container's.
-        let sessions: HashSet<i32> = processes
+        let sessions: HashSet<Pid> = processes
             .iter()
             .filter(|stat| pids.contains(&stat.id.pid))
             .map(|stat| stat.sid)
@@ -125,6 +125,6 @@ fn find_orphans(container_id: &str, known_processes: &[ProcessId]) -> io::Result
 }
 
 /// Compares the name, which an exiting process still has, unlike its environment.
-fn is_shim(pid: i32) -> bool {
-    proc_files::comm(pid).is_ok_and(|name| name == SHIM_PROCESS_NAME)
+fn is_shim(pid: Pid) -> bool {
+    proc_files::comm(pid.main_thread()).is_ok_and(|name| name == SHIM_PROCESS_NAME)
 }

@@ -12,17 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::{
-        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
-        wait::{WaitPidFlag, waitpid},
-    },
-    unistd::Pid,
+use nix::sys::{
+    signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+    wait::{WaitPidFlag, waitpid},
 };
 use rand::TryRng;
 
 use super::{MemoryPattern, OPTIONS_ENV, OPTIONS_FILE, OnSigterm, WORKLOAD_NAME, WorkloadOptions, canary, memory};
-use crate::process::{pstree, workload_syscalls};
+use crate::process::{Pid, pstree, workload_syscalls};
 
 /// The exit code after an invalid option, or when a resource cannot be allocated.
 const USAGE_EXIT_CODE: i32 = 2;
@@ -144,7 +141,7 @@ fn allocate(resources: &ProcessResources) -> Result<AllocatedResources, String> 
             .spawn(move || run_worker(thread_number))
             .map_err(|error| format!("start thread {thread_number}: {error}"))?;
     }
-    let pid = nix::unistd::getpid().as_raw();
+    let pid = Pid::current();
     // Without /proc, as in some images, the start time is logged as 0.
     let start_time = pstree::ProcStat::read(pid).map_or(0, |stat| stat.id.start_time);
     Ok(AllocatedResources {
@@ -190,7 +187,7 @@ fn run_heartbeats(
             next_heartbeat = (next_heartbeat + resources.heartbeat_interval).max(now);
         }
         // In an image the workload may be pid 1, which must reap orphans.
-        while waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
     }
 }
 

@@ -126,8 +126,10 @@ fn checkpointctl_shows_the_proc_state() {
     let host = TestHost::with_phase_hook(workload.pid(), |phase| {
         // Later phases also have snapshots, which are children of the processes.
         if phase == Phase::Capture {
-            let all = descendants(workload.pid()).into_iter();
-            *truth.lock().unwrap() = all.map(|process| (process.pid, read_process(process.pid))).collect();
+            let all = descendants(workload.pid())
+                .into_iter()
+                .map(|process| process.pid.as_raw());
+            *truth.lock().unwrap() = all.map(|pid| (pid, read_process(pid))).collect();
         }
     });
     let job = job(workload.pid(), dir.path());

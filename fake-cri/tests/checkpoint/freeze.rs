@@ -40,9 +40,9 @@ fn other_tracer_is_named_in_the_error() {
     });
     let child = descendants(workload.pid())
         .into_iter()
-        .find(|process| process.pid != workload.pid())
-        .unwrap()
-        .pid;
+        .map(|process| process.pid.as_raw())
+        .find(|pid| *pid != workload.pid())
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let (seized, is_seized) = mpsc::channel();
     let (end_tracing, tracing_ended) = mpsc::channel::<()>();
@@ -237,7 +237,7 @@ struct Pid1Host;
 impl checkpoint::Host for Pid1Host {
     fn members(&self) -> std::io::Result<Vec<fake_cri::process::ProcessId>> {
         Ok(vec![fake_cri::process::ProcessId {
-            pid: 1,
+            pid: fake_cri::process::Pid::from_raw(1),
             start_time: stat(1).unwrap().2,
         }])
     }
@@ -245,7 +245,7 @@ impl checkpoint::Host for Pid1Host {
     fn is_cancelled(&self) -> bool {
         false
     }
-    fn on_exited(&self, _: i32, _: i32) {}
+    fn on_exited(&self, _: fake_cri::process::Pid, _: i32) {}
 }
 
 /// A cgroup for a test. Dropping it thaws the cgroup, moves its processes to the parent and removes the cgroup.

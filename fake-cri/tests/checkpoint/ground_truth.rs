@@ -51,7 +51,7 @@ fn observe(init: i32, freeze: Freeze, phase: Phase, truth: &mut BTreeMap<i32, Ob
     };
     if phase == private_phase {
         let all = descendants(init).into_iter();
-        truth.extend(all.map(|process| (process.pid, read_process(process.pid))));
+        truth.extend(all.map(|process| (process.pid.as_raw(), read_process(process.pid.as_raw()))));
     }
     if phase == Phase::Write {
         for (pid, process) in truth {

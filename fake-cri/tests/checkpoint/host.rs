@@ -14,7 +14,7 @@ use std::{
 use fake_cri::{
     checkpoint::{Document, Freeze, Host, Job, Phase},
     fault::{CheckpointFaults, CheckpointHooks, Effect, Injection},
-    process::ProcessId,
+    process::{Pid, ProcessId},
 };
 
 /// Called when a phase begins, in the thread of the tracer, so the hook may use ptrace.
@@ -63,8 +63,8 @@ impl Host for TestHost<'_> {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    fn on_exited(&self, pid: i32, status: i32) {
-        self.exits.lock().unwrap().push((pid, status));
+    fn on_exited(&self, pid: Pid, status: i32) {
+        self.exits.lock().unwrap().push((pid.as_raw(), status));
     }
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn descendants(init: i32) -> Vec<ProcessId> {
     all.iter()
         .filter(|(pid, ..)| members.contains(pid))
         .map(|(pid, _, start_time)| ProcessId {
-            pid: *pid,
+            pid: Pid::from_raw(*pid),
             start_time: *start_time,
         })
         .collect()
@@ -126,7 +126,7 @@ pub(crate) fn job(init: i32, dir: &Path) -> Job {
     Job {
         container_id: "c".repeat(64),
         init: ProcessId {
-            pid: init,
+            pid: Pid::from_raw(init),
             start_time: stat(init).expect("the workload is running").2,
         },
         location: dir.join("checkpoint.tar"),

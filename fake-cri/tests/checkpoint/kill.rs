@@ -90,7 +90,7 @@ impl checkpoint::Host for SignallingHost<'_> {
     fn is_cancelled(&self) -> bool {
         false
     }
-    fn on_exited(&self, pid: i32, status: i32) {
+    fn on_exited(&self, pid: fake_cri::process::Pid, status: i32) {
         self.host.on_exited(pid, status);
     }
     fn on_snapshot_starting(&self) {
@@ -117,7 +117,7 @@ fn killing_a_process_at_any_instant_leaves_no_snapshot(
             ..Shape::default()
         });
         let first = workload.pid();
-        let pids: Vec<_> = descendants(first).iter().map(|process| process.pid).collect();
+        let pids: Vec<_> = descendants(first).iter().map(|process| process.pid.as_raw()).collect();
         let stacks: Vec<_> = pids
             .iter()
             .map(|pid| stack_start(*pid).expect("the process is alive"))

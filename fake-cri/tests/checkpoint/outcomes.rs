@@ -13,10 +13,7 @@ use fake_cri::{
     checkpoint::{self, Delay, DelayMemory, DelayPhase, ErrorKind, Phase},
     fault::{CheckpointFaults, CheckpointHooks, Effect, ErrorStatus, Injection},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use rstest::rstest;
 use tonic::Code;
 
@@ -76,7 +73,7 @@ impl checkpoint::Host for SplitHost<'_> {
     fn is_cancelled(&self) -> bool {
         self.1.is_cancelled()
     }
-    fn on_exited(&self, pid: i32, status: i32) {
+    fn on_exited(&self, pid: fake_cri::process::Pid, status: i32) {
         self.0.on_exited(pid, status);
     }
 }
@@ -233,11 +230,11 @@ fn container_can_be_left_frozen(#[values(Phase::Freeze, Phase::Capture, Phase::W
     assert_dir_entries(dir.path(), &["checkpoint.tar"]);
     for process in crate::host::descendants(workload.pid()) {
         let until = Instant::now() + Duration::from_secs(10);
-        while stat(process.pid).unwrap().0 != 'T' {
+        while stat(process.pid.as_raw()).unwrap().0 != 'T' {
             assert!(Instant::now() < until, "{} is still running", process.pid);
             thread::sleep(Duration::from_millis(1));
         }
-        kill(Pid::from_raw(process.pid), Signal::SIGCONT).unwrap();
+        kill(process.pid.into(), Signal::SIGCONT).unwrap();
     }
     workload.count();
 }

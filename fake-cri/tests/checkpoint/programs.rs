@@ -10,10 +10,7 @@ use std::{
 };
 
 use fake_cri::checkpoint;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 
 use crate::{
     archive::ArchiveContents,
@@ -88,7 +85,7 @@ impl Program {
 
     pub(crate) fn kill(&mut self) {
         for process in descendants(self.pid()) {
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            let _ = kill(process.pid.into(), Signal::SIGKILL);
         }
         let _ = self.child.wait();
     }

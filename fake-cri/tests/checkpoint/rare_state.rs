@@ -72,10 +72,7 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         for process in descendants(self.pid()) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(process.pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+            let _ = nix::sys::signal::kill(process.pid.into(), nix::sys::signal::Signal::SIGKILL);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -527,7 +524,7 @@ fn wait_and_sigchld_do_not_show_snapshots() {
     };
     script.ready.parse::<f64>().expect("a timestamp");
     let pid = script.pid();
-    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid.as_raw()).collect();
     let [_, child] = pids[..] else {
         panic!("expected a parent and a child: {pids:?}");
     };
@@ -546,7 +543,7 @@ fn wait_and_sigchld_do_not_show_snapshots() {
             let line_logged: f64 = line.parse().unwrap_or_else(|_| panic!("{line}"));
             lines += usize::from(line_logged > later);
         }
-        let pids_after: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+        let pids_after: Vec<_> = descendants(pid).iter().map(|process| process.pid.as_raw()).collect();
         assert_eq!(pids_after, pids);
     }
 }

@@ -197,7 +197,7 @@ impl checkpoint::Host for CancellingHost<'_> {
             .unwrap()
             .is_some_and(|then| then.elapsed() > self.after)
     }
-    fn on_exited(&self, pid: i32, status: i32) {
+    fn on_exited(&self, pid: fake_cri::process::Pid, status: i32) {
         self.host.on_exited(pid, status);
     }
 }
@@ -316,7 +316,7 @@ impl checkpoint::Host for ChangingHost<'_> {
         }
         false
     }
-    fn on_exited(&self, pid: i32, status: i32) {
+    fn on_exited(&self, pid: fake_cri::process::Pid, status: i32) {
         self.host.on_exited(pid, status);
     }
 }
@@ -354,7 +354,7 @@ fn fork_during_the_dump_is_allowed(#[values(Parent::TestProcess, Parent::OuterSh
     let pid = host.host.init;
     assert_running_untraced(pid);
     let children = sleeping_children(pid);
-    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid.as_raw()).collect();
     assert_eq!(pids, [&[pid], &children[..]].concat(), "no snapshot remains");
     for pid in pids {
         assert_no_snapshot(pid);

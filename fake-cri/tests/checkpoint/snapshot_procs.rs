@@ -53,7 +53,7 @@ pub(crate) fn assert_no_snapshot(pid: i32) {
 
 pub(crate) fn assert_no_extra_process(pid: i32) {
     assert_running_untraced(pid);
-    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid).collect();
+    let pids: Vec<_> = descendants(pid).iter().map(|process| process.pid.as_raw()).collect();
     assert_eq!(pids, [pid]);
     assert_no_snapshot(pid);
 }

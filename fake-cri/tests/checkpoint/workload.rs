@@ -202,10 +202,7 @@ impl Drop for Workload {
     fn drop(&mut self) {
         for process in descendants(self.pid()) {
             // SIGKILL also ends stopped processes.
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(process.pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+            let _ = nix::sys::signal::kill(process.pid.into(), nix::sys::signal::Signal::SIGKILL);
         }
         let _ = self.child.wait();
     }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, pin::pin, time::Durat
 use fake_cri::{
     checkpoint::{Delay, DelayMemory, DelayPhase, ErrorKind, Freeze, Job, Phase},
     fault::{CheckpointFaults, Effect, Injection},
-    process::{ProcessId, pidfd, pstree},
+    process::{Pid, ProcessId, pidfd, pstree},
     shim::Shim,
     workload::WorkloadOptions,
 };
@@ -64,7 +64,7 @@ async fn assert_keeps_running(harness: &ShimHarness, init: ProcessId) {
     for process in harness.processes() {
         let stat = pstree::ProcStat::read(process.pid).expect("the process is alive");
         assert!(
-            !matches!(stat.state, 'T' | 't') && pstree::tracer_tid(process.pid) == 0,
+            !matches!(stat.state, 'T' | 't') && pstree::tracer_tid(process.pid.main_thread()).is_none(),
             "{stat:?}"
         );
     }
@@ -126,7 +126,7 @@ async fn the_container_keeps_running_and_the_shim_stays_small() {
         );
         assert_keeps_running(&harness, init).await;
     }
-    let bytes = private_memory_bytes(shim.process().pid);
+    let bytes = private_memory_bytes(shim.process().pid.as_raw());
     println!("a shim's own memory after checkpoints: {} KiB", bytes >> 10);
     assert!(bytes < 3 << 20, "{bytes}");
     shim.signal(libc::SIGTERM).await.expect("the shim responds");
@@ -256,7 +256,10 @@ async fn a_container_killed_during_its_checkpoint_reports_the_signal(#[case] wit
                 let all = || pstree::descendants(shim.process().pid).expect("the shim is running");
                 // Includes zombies, because a killed snapshot is a zombie until it is reaped. Counted after the
                 // container runs, because snapshots are made while it is frozen.
-                let free = all().iter().all(|stat| pstree::tracer_tid(stat.id.pid) == 0) && all().len() == 2;
+                let free = all()
+                    .iter()
+                    .all(|stat| pstree::tracer_tid(stat.id.pid.main_thread()).is_none())
+                    && all().len() == 2;
                 free.then_some(())
             })
             .await;
@@ -289,7 +292,10 @@ async fn only_a_running_container_is_checkpointed() {
     let shim = Shim::launch(EXECUTABLE.as_ref(), &harness.workload_spec(busy_workload()))
         .await
         .expect("the shim launches");
-    let unknown_process = ProcessId { pid: 1, start_time: 0 };
+    let unknown_process = ProcessId {
+        pid: Pid::from_raw(1),
+        start_time: 0,
+    };
     let failure = shim
         .checkpoint(job(&harness, unknown_process), CheckpointFaults::default(), |_| {})
         .await
@@ -381,7 +387,8 @@ async fn a_shim_killed_in_a_checkpoint_leaves_no_stopped_process(#[case] target_
     wait_for("no process stopped or traced", || {
         let mut all = harness.processes().into_iter();
         all.all(|it| {
-            pstree::tracer_tid(it.pid) == 0 && pstree::ProcStat::read(it.pid).is_ok_and(|stat| stat.state != 't')
+            pstree::tracer_tid(it.pid.main_thread()).is_none()
+                && pstree::ProcStat::read(it.pid).is_ok_and(|stat| stat.state != 't')
         })
         .then_some(())
     })

@@ -35,7 +35,7 @@ async fn a_shim_uses_less_than_3_mib_of_private_memory() {
             .await
             .expect("the shim responds");
     }
-    let bytes = private_memory_bytes(shim.process().pid);
+    let bytes = private_memory_bytes(shim.process().pid.as_raw());
     println!("a shim's own memory: {} KiB", bytes >> 10);
     assert!(bytes < 3 << 20, "{bytes}");
 }

@@ -1,6 +1,6 @@
 //! Reaping of orphans and of double-forked processes.
 
-use fake_cri::process::{ProcessId, pstree};
+use fake_cri::process::{Pid, ProcessId, pstree};
 
 use crate::harness::{ShimHarness, wait_for};
 
@@ -10,7 +10,7 @@ async fn the_shim_adopts_and_reaps_orphans() {
     // The second shell exits at once. Its child, in a new session, becomes a child of the shim.
     let script = "sh -c 'setsid sleep 1000 & echo orphan $!'; sh -c 'sh -c \"exit 5\" &'; echo ready; sleep 1000";
     let (shim, init) = harness.run(&harness.shell_spec(script)).await;
-    let orphan: i32 = harness.wait_line("orphan ").await[7..].parse().expect("a number");
+    let orphan: Pid = harness.wait_line("orphan ").await[7..].parse().expect("a number");
     harness.wait_line("ready").await;
     let stat = wait_for("the orphan becomes a child of the shim", || {
         pstree::ProcStat::read(orphan)
@@ -20,7 +20,7 @@ async fn the_shim_adopts_and_reaps_orphans() {
     .await;
     let children = || pstree::children(shim.process().pid).expect("the process is alive");
     wait_for("no zombie", || {
-        let mut pids: Vec<i32> = children().iter().map(|stat| stat.id.pid).collect();
+        let mut pids: Vec<Pid> = children().iter().map(|stat| stat.id.pid).collect();
         pids.sort_unstable();
         let mut expected = [init.pid, orphan];
         expected.sort_unstable();
@@ -53,7 +53,7 @@ async fn processes_without_the_id_variable_are_found_by_descent() {
     let harness = ShimHarness::new();
     let script = "env -i sh -c 'setsid sleep 1000 & echo child $!; exit'; echo ready; sleep 1000";
     let (shim, _) = harness.run(&harness.shell_spec(script)).await;
-    let pid: i32 = harness.wait_line("child ").await[6..].parse().expect("a number");
+    let pid: Pid = harness.wait_line("child ").await[6..].parse().expect("a number");
     let child = ProcessId::from_pid(pid).expect("the process is running");
     harness.wait_line("ready").await;
     assert!(child.is_alive());

@@ -120,7 +120,7 @@ impl Liveness {
 
 /// The number of context switches of a process; `None` if the process has ended.
 fn context_switches(process: ProcessId) -> Option<u64> {
-    let status = Process::new(process.pid).ok()?.status().ok()?;
+    let status = Process::new(process.pid.as_raw()).ok()?.status().ok()?;
     let switches = status.voluntary_ctxt_switches? + status.nonvoluntary_ctxt_switches?;
     process.is_alive().then_some(switches)
 }

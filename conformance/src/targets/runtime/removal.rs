@@ -14,11 +14,8 @@ use cri_proto::runtime::v1::{
     ContainerState, ContainerStatusRequest, ContainerStatusResponse, RemoveContainerRequest, RemovePodSandboxRequest,
     StopContainerRequest, StopPodSandboxRequest,
 };
-use fake_cri::process::{ProcessId, pstree::ProcStat};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use fake_cri::process::{Pid, ProcessId, pstree::ProcStat};
+use nix::sys::signal::{Signal, kill};
 
 use super::{CALL_TIMEOUT, ContainerHandle, FreezeCause, Runtime, TrackedObject, call, freeze, read_log};
 use crate::{
@@ -178,7 +175,8 @@ async fn first_process(cri: &CriClient, id: &str) -> Option<ProcessId> {
     let workload = read_log(&PathBuf::from(&status.log_path)).await.unwrap_or_default();
     let pid_from_log = workload.pid.and_then(|pid| i32::try_from(pid).ok());
     let verified = |pid: &i32| {
-        let kin = ProcStat::read(*pid).ok().filter(|kin| *pid > 0 && !kin.is_dead())?;
+        let pid = Some(*pid).filter(|pid| *pid > 0).map(Pid::from_raw)?;
+        let kin = ProcStat::read(pid).ok().filter(|kin| !kin.is_dead())?;
         let cgroup_names_container = || {
             let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
             cgroup.is_ok_and(|text| text.contains(id))
@@ -218,7 +216,7 @@ async fn unfreeze_or_stop(
         Ok(()) => Ok(format!("{why}stopped by StopContainer")),
         Err(error) => match first.filter(|first| first.is_alive()) {
             Some(first) => {
-                let killed = kill(Pid::from_raw(first.pid), Signal::SIGKILL);
+                let killed = kill(first.pid.into(), Signal::SIGKILL);
                 killed.map_err(|errno| TargetError::NotReady(format!("{why}{error}; SIGKILL: {errno}")))?;
                 Ok(format!(
                     "{why}StopContainer: {error}; SIGKILL sent to its first process"

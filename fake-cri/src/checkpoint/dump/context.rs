@@ -3,22 +3,23 @@
 use std::{fmt, io};
 
 use crate::checkpoint::{dump_log::DumpLog, error::Error};
+use crate::process::{Pid, Tid};
 
 /// What nearly every step of a dump needs.
 pub(super) struct TaskCtx<'a> {
-    pub(super) pid: i32,
+    pub(super) pid: Pid,
     /// A tid through which `/proc` shows the process: that of a live thread, or of the snapshot.
-    pub(super) proc_tid: i32,
+    pub(super) proc_tid: Tid,
     pub(super) log: &'a mut DumpLog,
 }
 
 impl<'a> TaskCtx<'a> {
-    pub(super) fn new(pid: i32, proc_tid: i32, log: &'a mut DumpLog) -> Self {
+    pub(super) fn new(pid: Pid, proc_tid: Tid, log: &'a mut DumpLog) -> Self {
         Self { pid, proc_tid, log }
     }
 
     /// The same process, read through another tid.
-    pub(super) fn through(&mut self, proc_tid: i32) -> TaskCtx<'_> {
+    pub(super) fn through(&mut self, proc_tid: Tid) -> TaskCtx<'_> {
         TaskCtx::new(self.pid, proc_tid, self.log)
     }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     checkpoint::error::Error,
     process::{
-        proc_files,
+        Tid, proc_files,
         ptrace::{self, SignalQueue},
         syscalls,
     },
@@ -41,7 +41,7 @@ const LOGINUID_UNSET: u32 = u32::MAX;
 
 /// The state of a stopped thread that ptrace shows, read before any remote syscall.
 pub(super) struct PtraceState {
-    pub(super) tid: i32,
+    pub(super) tid: Tid,
     registers: Registers,
     blocked_signals: u64,
     /// The pending signals of the thread and of its process.
@@ -54,7 +54,7 @@ impl PtraceState {
     pub(super) fn read(
         task: &mut TaskCtx<'_>,
         node: &PstreeNode<'_>,
-        tid: i32,
+        tid: Tid,
         seccomp: &mut SeccompFilters,
     ) -> Result<Self, Error> {
         let mode = node.status(tid).and_then(|status| status.value("Seccomp:"));
@@ -132,7 +132,7 @@ impl PtraceState {
 }
 
 /// Adds the query results of a process and of this thread.
-pub(super) fn apply_query_result(core: &mut CoreEntry, tid: i32, task_result: &TaskQueryResult) {
+pub(super) fn apply_query_result(core: &mut CoreEntry, tid: Tid, task_result: &TaskQueryResult) {
     if let Some(thread_result) = task_result.threads.get(&tid) {
         if let Some(info) = &mut core.thread_info {
             info.clear_tid_addr = thread_result.clear_child_tid;
@@ -260,7 +260,7 @@ fn credentials(status: &Status) -> CredsEntry {
     }
 }
 
-fn signal_queue(tid: i32, queue: SignalQueue) -> nix::Result<SignalQueueEntry> {
+fn signal_queue(tid: Tid, queue: SignalQueue) -> nix::Result<SignalQueueEntry> {
     Ok(SignalQueueEntry {
         signals: ptrace::pending_signals(tid, queue)?
             .into_iter()

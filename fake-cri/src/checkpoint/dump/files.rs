@@ -52,6 +52,7 @@ use super::{
 use crate::{
     checkpoint::{cancel::CancelToken, dump_log::DumpLog, error::Error},
     process::{
+        NsPid, Pid, RemoteFd, Tid,
         proc_files::{self, FdInfo, Mapping, OpenFd},
         syscalls::{KcmpType, kcmp_order},
     },
@@ -78,8 +79,8 @@ type OpenFileKey = (PathKey, u64);
 
 /// An fd of an open file that has an entry.
 struct ListedFd {
-    proc_tid: i32,
-    fd: i32,
+    proc_tid: Tid,
+    fd: RemoteFd,
     id: u32,
     kind: FdTypes,
 }
@@ -97,24 +98,26 @@ struct TaskFile<'a> {
 /// The pids of the container's processes, in our namespace and in the container's.
 #[derive(Debug, Default)]
 pub(super) struct NsPids {
-    ns_by_host: HashMap<i32, i32>,
-    all_pids: HashSet<i32>,
+    ns_by_host: HashMap<Pid, NsPid>,
+    /// The numbers in both namespaces.
+    all_numbers: HashSet<i32>,
 }
 
 impl NsPids {
-    pub(super) fn insert(&mut self, host_pid: i32, ns_pid: i32) {
+    pub(super) fn insert(&mut self, host_pid: Pid, ns_pid: NsPid) {
         self.ns_by_host.insert(host_pid, ns_pid);
-        self.all_pids.extend([host_pid, ns_pid]);
+        self.all_numbers
+            .extend([host_pid.as_raw(), ns_pid.as_raw().cast_signed()]);
     }
 
     /// The pid in the container's namespace; `None` for a process outside of the container.
-    fn ns_pid(&self, host_pid: i32) -> Option<i32> {
+    fn ns_pid(&self, host_pid: Pid) -> Option<NsPid> {
         self.ns_by_host.get(&host_pid).copied()
     }
 
     /// Whether a process of the container has this pid in either namespace.
-    fn contains(&self, pid: i32) -> bool {
-        self.all_pids.contains(&pid)
+    fn contains(&self, number: i32) -> bool {
+        self.all_numbers.contains(&number)
     }
 }
 
@@ -162,7 +165,7 @@ impl Files {
         std::mem::take(&mut self.sockets).finish(&mut self.entries, images, log);
         self.pipes.report_hang_ups(log);
         self.pipes.report_unreadable(log);
-        let failed = |error| Error::capture(std::process::id() as i32, "the memfds", error);
+        let failed = |error| Error::capture(Pid::current(), "the memfds", error);
         std::mem::take(&mut self.memfds).push_images(images).map_err(failed)
     }
 
@@ -258,15 +261,15 @@ impl Files {
                 id,
                 flags: if close_on_exec { FDINFO_CLOEXEC } else { 0 },
                 r#type: kind.into(),
-                fd: fd.unsigned_abs(),
+                fd: fd.as_raw().unsigned_abs(),
                 xattr_security_selinux: None,
             });
         }
         let mut epoll_ids = HashSet::new();
-        let epoll_fds: HashMap<u32, i32> = table
+        let epoll_fds: HashMap<u32, RemoteFd> = table
             .iter()
             .filter(|entry| entry.r#type() == FdTypes::Eventpoll && epoll_ids.insert(entry.id))
-            .map(|entry| (entry.id, entry.fd.cast_signed()))
+            .map(|entry| (entry.id, RemoteFd::from_raw(entry.fd.cast_signed())))
             .collect();
         for entry in &mut self.entries[entries_before..] {
             if let (Some(epoll), Some(fd)) = (&mut entry.epfd, epoll_fds.get(&entry.id)) {
@@ -412,7 +415,7 @@ impl Files {
     }
 
     /// The id of a terminal, which is added once.
-    fn tty_info(&mut self, task: &mut TaskCtx<'_>, metadata: &Metadata, fd: i32) -> u32 {
+    fn tty_info(&mut self, task: &mut TaskCtx<'_>, metadata: &Metadata, fd: RemoteFd) -> u32 {
         let rdev = metadata.rdev() as u32;
         if let Some(existing) = self.terminals.iter().find(|tty| tty.rdev == rdev) {
             return existing.id;

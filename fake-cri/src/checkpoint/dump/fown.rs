@@ -6,14 +6,17 @@ use std::os::fd::BorrowedFd;
 use cri_proto::criu::message::{FileEntry, FownEntry};
 
 use super::context::TaskCtx;
-use crate::process::descriptor::{Fown, read_fown};
+use crate::process::{
+    RemoteFd,
+    descriptor::{Fown, read_fown},
+};
 
 pub(super) fn no_fown() -> FownEntry {
     FownEntry::default()
 }
 
 /// Sets the F_SETOWN owner in an entry of any type.
-pub(super) fn set_fown(task: &mut TaskCtx<'_>, entry: &mut FileEntry, fd: i32, dup_fd: BorrowedFd<'_>) {
+pub(super) fn set_fown(task: &mut TaskCtx<'_>, entry: &mut FileEntry, fd: RemoteFd, dup_fd: BorrowedFd<'_>) {
     // An `O_PATH` fd has no owner.
     let fown = read_fown(dup_fd).unwrap_or_default();
     if fown == Fown::default() {

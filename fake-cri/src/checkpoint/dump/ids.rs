@@ -5,20 +5,23 @@ use std::{collections::HashMap, fs};
 use cri_proto::criu::message::TaskKobjIdsEntry;
 
 use super::context::TaskCtx;
-use crate::process::syscalls::{KcmpType, kcmp_equal};
+use crate::process::{
+    Pid, Tid,
+    syscalls::{KcmpType, kcmp_equal},
+};
 
 /// The namespaces that a container has only because it was restored: a restored init can have its old pid only in a new
 /// pid namespace. The next restore creates such namespaces anyway, so they are dumped as if they were the dumper's.
-pub(super) fn restored_namespaces(init: i32) -> &'static [&'static str] {
-    let dumper_pid = std::process::id() as i32;
-    match namespace(init, "pid") == namespace(dumper_pid, "pid") {
+pub(super) fn restored_namespaces(init: Tid) -> &'static [&'static str] {
+    let dumper = Pid::current().main_thread();
+    match namespace(init, "pid") == namespace(dumper, "pid") {
         true => &[],
         false => &["mnt", "pid", "pid_for_children"],
     }
 }
 
-fn namespace(pid: i32, name: &str) -> Option<String> {
-    let target = fs::read_link(format!("/proc/{pid}/ns/{name}")).ok()?;
+fn namespace(tid: Tid, name: &str) -> Option<String> {
+    let target = fs::read_link(format!("/proc/{tid}/ns/{name}")).ok()?;
     Some(target.to_string_lossy().into_owned())
 }
 
@@ -26,14 +29,14 @@ pub(super) struct Ids {
     /// The namespaces of a restored container, each with the dumper's namespace that replaces it in the images.
     dumper_namespaces: HashMap<String, String>,
     namespaces: HashMap<String, u32>,
-    processes: Vec<(i32, TaskKobjIdsEntry)>,
+    processes: Vec<(Tid, TaskKobjIdsEntry)>,
 }
 
 impl Ids {
-    /// `init` is the init process of the container.
-    pub(super) fn new(init: i32) -> Self {
-        let dumper_pid = std::process::id() as i32;
-        let replaced = |name: &&str| Some((namespace(init, name)?, namespace(dumper_pid, name)?));
+    /// `init` is a live thread of the container's init process.
+    pub(super) fn new(init: Tid) -> Self {
+        let dumper = Pid::current().main_thread();
+        let replaced = |name: &&str| Some((namespace(init, name)?, namespace(dumper, name)?));
         Self {
             dumper_namespaces: restored_namespaces(init).iter().filter_map(replaced).collect(),
             namespaces: HashMap::new(),
@@ -45,7 +48,7 @@ impl Ids {
     /// puts it into the restorer's.
     pub(super) fn dumper_ids(&mut self) -> TaskKobjIdsEntry {
         // The dumper's own objects have no meaning for a reader; CRIU writes 0 too.
-        self.with_namespaces(std::process::id() as i32, [0; 4])
+        self.with_namespaces(Pid::current().main_thread(), [0; 4])
     }
 
     /// The ids of a process of the container.
@@ -88,7 +91,7 @@ impl Ids {
             == 1
     }
 
-    fn with_namespaces(&mut self, tid: i32, [vm_id, files_id, fs_id, sighand_id]: [u32; 4]) -> TaskKobjIdsEntry {
+    fn with_namespaces(&mut self, tid: Tid, [vm_id, files_id, fs_id, sighand_id]: [u32; 4]) -> TaskKobjIdsEntry {
         let mut namespace = |name: &str| {
             let target = namespace(tid, name)?;
             let target = self.dumper_namespaces.get(&target).cloned().unwrap_or(target);

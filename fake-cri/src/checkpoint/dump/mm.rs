@@ -38,7 +38,7 @@ use crate::{
         snapshot::Prescan,
     },
     process::{
-        ProcessId,
+        NsPid, ProcessId, Tid,
         pagemap::{PAGE_SIZE, PageMap, PageRegion, TASK_SIZE},
         proc_files::{self, Mapping},
         remote_syscalls::SyscallInsn,
@@ -54,9 +54,9 @@ const SCAN_STACK_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub(crate) struct Mm {
     pub(crate) process: ProcessId,
-    pub(crate) proc_tid: i32,
+    pub(crate) proc_tid: Tid,
     /// The pid in the images.
-    ns_pid: u32,
+    ns_pid: NsPid,
     /// A syscall instruction for remote syscalls; `None` if the process cannot execute them.
     pub(crate) syscall_insn: Option<SyscallInsn>,
     mappings: Vec<Mapping>,
@@ -91,7 +91,7 @@ impl Mm {
         let mut mm = Self {
             process,
             proc_tid,
-            ns_pid: node.ns_pid(process.pid),
+            ns_pid: node.ns_pid(),
             syscall_insn: SyscallInsn::find_in_mappings(proc_tid, &maps).ok(),
             mappings,
             flags_verified,
@@ -139,7 +139,7 @@ impl Mm {
     /// deferred until after the pages, because flags from the prescan must first be verified in the snapshot.
     pub(super) fn finish(
         mut self,
-        source_tid: i32,
+        source_tid: Tid,
         fork_state: Option<&ForkState>,
         images: &mut ImageSetBuilder,
         files: &mut Files,
@@ -211,7 +211,7 @@ impl Mm {
 
     /// Scans the page map of the mappings that fork preserves. The kernel walks all pages, so two threads scan a large
     /// process at once.
-    fn scan_regions(&self, source_tid: i32) -> Result<Vec<PageRegion>, Error> {
+    fn scan_regions(&self, source_tid: Tid) -> Result<Vec<PageRegion>, Error> {
         let forked = |mapping: &&Mapping| {
             mapping.range.end <= TASK_SIZE && !self.not_forked_vmas.contains_key(&mapping.range.start)
         };
@@ -305,7 +305,7 @@ fn has_userfaultfd(mapping: &Mapping) -> bool {
 }
 
 /// The present regions of a part of an address space.
-fn page_regions(source_tid: i32, span: &Range<u64>) -> io::Result<Vec<PageRegion>> {
+fn page_regions(source_tid: Tid, span: &Range<u64>) -> io::Result<Vec<PageRegion>> {
     let mut regions = Vec::new();
     PageMap::open(source_tid)?.scan(span.clone(), |region| regions.push(region))?;
     Ok(regions)

@@ -73,7 +73,7 @@ use super::{
     pages::PagesFile,
     snapshot::{MemorySource, Prescan},
 };
-use crate::process::{self, ProcessId, proc_files};
+use crate::process::{self, Pid, ProcessId, Tid, proc_files};
 
 /// The only set of cgroups that images without `cgroup.img` can name: that of the restoring process.
 const CGROUP_SET: u32 = 1;
@@ -161,7 +161,7 @@ struct TaskDump {
 struct CoreImage {
     /// The id in the name of the image.
     id: u64,
-    tid: i32,
+    tid: Tid,
     entry: CoreEntry,
 }
 
@@ -170,7 +170,7 @@ struct ImageSetBuilder {
     images: Vec<CriuImage>,
     pages: Vec<PagesFile>,
     pages_scanned: u64,
-    userfaultfd_pid: Option<i32>,
+    userfaultfd_pid: Option<Pid>,
 }
 
 impl ImageSetBuilder {
@@ -201,8 +201,7 @@ pub(crate) fn scan_frozen<'a>(
     let tree = Pstree::build(frozen, init.pid, hooks)?;
     let mut ns_pids = NsPids::default();
     for node in tree.nodes() {
-        let pid = node.process.pid();
-        ns_pids.insert(pid, node.ns_pid(pid).cast_signed());
+        ns_pids.insert(node.process.pid(), node.ns_pid());
     }
     let mut scan = FrozenScan {
         tree,
@@ -245,7 +244,7 @@ impl<'a> FrozenScan<'a> {
     }
 
     /// A process that handles its own page faults with userfaultfd.
-    pub(crate) fn userfaultfd_pid(&self) -> Option<i32> {
+    pub(crate) fn userfaultfd_pid(&self) -> Option<Pid> {
         self.images.userfaultfd_pid
     }
 
@@ -282,7 +281,7 @@ impl<'a> FrozenScan<'a> {
         images.push(Kind::Inventory.file_name(None), encode(Kind::Inventory, [&inventory]));
         images.push(Kind::Pstree.file_name(None), encode(Kind::Pstree, &tree.entries()));
         for node in tree.nodes().iter().filter(|node| node.process.proc_tid().is_none()) {
-            let id = u64::from(node.ns_pid(node.process.pid()));
+            let id = u64::from(node.ns_pid());
             let zombie = core::zombie_core(&node.stat);
             images.push(Kind::Core.file_name(id), encode(Kind::Core, [&zombie]));
         }
@@ -298,8 +297,8 @@ impl<'a> FrozenScan<'a> {
             let node = &tree.nodes()[node];
             let (pid, proc_tid) = (mm.process.pid, mm.proc_tid);
             let task = &mut TaskCtx::new(pid, proc_tid, log);
-            let pid_id = u64::from(node.ns_pid(pid));
-            if proc_tid != pid {
+            let pid_id = u64::from(node.ns_pid());
+            if proc_tid != pid.main_thread() {
                 task.unsupported(format_args!(
                     "its first thread has ended; its state is that of thread {proc_tid}"
                 ));
@@ -318,12 +317,12 @@ impl<'a> FrozenScan<'a> {
                 }
                 let entry = ptrace_state.core(task, node, &status, tid == proc_tid)?;
                 cores.push(CoreImage {
-                    id: u64::from(node.ns_pid(tid)),
+                    id: u64::from(node.ns_tid(tid)),
                     tid,
                     entry,
                 });
             }
-            if proc_tid != pid {
+            if proc_tid != pid.main_thread() {
                 // Readers expect a core for every pid of the tree.
                 let proc_core = cores.iter_mut().find(|core| core.tid == proc_tid);
                 let entry = proc_core.map(|core| {
@@ -389,7 +388,7 @@ impl FrozenDump {
     }
 
     /// Adds the query results, by the `proc_tid` of their process.
-    pub(crate) fn merge_query_results(&mut self, results: &HashMap<i32, TaskQueryResult>) {
+    pub(crate) fn merge_query_results(&mut self, results: &HashMap<Tid, TaskQueryResult>) {
         for process in &mut self.processes {
             let Some(results) = results.get(&process.mm.proc_tid) else {
                 continue;
@@ -465,10 +464,10 @@ impl FrozenDump {
                     let snapshot_pid = snapshots.pid_of(mm.proc_tid).ok_or(Error::TaskExited { pid })?;
                     if let Some(syscall_insn) = mm.syscall_insn.filter(|_| queried) {
                         let (buffer, options) = (snapshots.buffer(snapshot_pid), libc::PTRACE_O_EXITKILL);
-                        let task = &mut TaskCtx::new(pid, snapshot_pid, log);
+                        let task = &mut TaskCtx::new(pid, snapshot_pid.main_thread(), log);
                         fork_state = fork_state::query(task, syscall_insn, buffer, options)?;
                     }
-                    snapshot_pid
+                    snapshot_pid.main_thread()
                 }
             };
             if let MemorySource::Snapshots(snapshots) = source {

@@ -24,13 +24,16 @@ use std::io;
 use super::context::TaskCtx;
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
-    process::remote_syscalls::{
-        PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn, SyscallResult,
+    process::{
+        Pid, Tid,
+        remote_syscalls::{
+            PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn, SyscallResult,
+        },
     },
 };
 
 /// Logs that a process cannot be queried.
-pub(crate) fn log_unqueryable(pid: i32, reason: &RemoteSyscallError, log: &mut DumpLog) {
+pub(crate) fn log_unqueryable(pid: Pid, reason: &RemoteSyscallError, log: &mut DumpLog) {
     log.unsupported(format_args!(
         "pid {pid}: its signal handlers, timers, alternate signal stacks, securebits, parent-death signal, dumpable and \
          subreaper flags, and its threads' clear_child_tid addresses: {reason}; the archive has defaults"
@@ -44,7 +47,7 @@ pub(super) fn is_unqueryable(error: &RemoteSyscallError) -> bool {
 }
 
 /// The failure of a query that had begun, or of the restore of the process afterwards.
-pub(super) fn query_error(pid: i32, error: RemoteSyscallError) -> Error {
+pub(super) fn query_error(pid: Pid, error: RemoteSyscallError) -> Error {
     match error {
         RemoteSyscallError::Exited => Error::TaskExited { pid },
         error => Error::capture(pid, "the parasite query", io::Error::other(error)),
@@ -53,8 +56,8 @@ pub(super) fn query_error(pid: i32, error: RemoteSyscallError) -> Error {
 
 /// A session of remote syscalls in a thread. Drop unmaps the buffer and restores the thread.
 pub(super) struct Parasite {
-    pub(super) pid: i32,
-    pub(super) tid: i32,
+    pub(super) pid: Pid,
+    pub(super) tid: Tid,
     pub(super) remote: RemoteSyscalls,
     /// For results that do not fit the return value.
     pub(super) buffer: Option<SyscallBuffer>,
@@ -129,7 +132,7 @@ impl Drop for Parasite {
 
 /// Reads results in the order of their calls.
 pub(super) struct ResultReader<'a> {
-    pub(super) pid: i32,
+    pub(super) pid: Pid,
     pub(super) results: &'a [SyscallResult],
 }
 

@@ -11,7 +11,10 @@ mod machine;
 use cri_proto::criu::message::CoreEntry;
 
 pub(super) use self::machine::CORE_MARCH;
-use crate::process::ptrace::{self, GeneralRegs};
+use crate::process::{
+    Tid,
+    ptrace::{self, GeneralRegs},
+};
 
 /// The registers of a stopped thread.
 pub(super) struct Registers {
@@ -22,7 +25,7 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    pub(super) fn read(tid: i32) -> nix::Result<Self> {
+    pub(super) fn read(tid: Tid) -> nix::Result<Self> {
         let sets = machine::REGISTER_SETS.iter().map(|set| ptrace::register_set(tid, *set));
         Ok(Self {
             general: ptrace::general_regs(tid)?,

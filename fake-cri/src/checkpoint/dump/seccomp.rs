@@ -3,7 +3,10 @@
 use cri_proto::criu::message::{SeccompEntry, SeccompFilter, SeccompMode};
 use nix::errno::Errno;
 
-use crate::{checkpoint::dump_log::DumpLog, process::ptrace};
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{Tid, ptrace},
+};
 
 #[derive(Debug, Default)]
 pub(super) struct SeccompFilters {
@@ -14,7 +17,7 @@ impl SeccompFilters {
     /// The mode of a thread and the index of its newest filter. `mode` is the `Seccomp` line of its status.
     pub(super) fn thread_filters(
         &mut self,
-        tid: i32,
+        tid: Tid,
         mode: Option<u64>,
         log: &mut DumpLog,
     ) -> (Option<SeccompMode>, Option<u32>) {
@@ -27,7 +30,7 @@ impl SeccompFilters {
 
     /// Adds the filters of a thread, oldest first, and returns the index of the newest. Threads share equal filter
     /// chains.
-    fn filter_chain(&mut self, tid: i32, log: &mut DumpLog) -> Option<u32> {
+    fn filter_chain(&mut self, tid: Tid, log: &mut DumpLog) -> Option<u32> {
         let mut newest = None;
         for index in 0.. {
             match ptrace::seccomp_filter(tid, index) {

@@ -19,6 +19,7 @@ use crate::{
         pages::{PageRun, PagesFile},
     },
     process::{
+        Pid, Tid,
         pagemap::{PAGE_SIZE, PageMap},
         proc_files::Mapping,
     },
@@ -27,8 +28,8 @@ use crate::{
 /// One mapping of a shared memory segment.
 #[derive(Clone, Debug)]
 struct SegmentVma {
-    pid: i32,
-    proc_tid: i32,
+    pid: Pid,
+    proc_tid: Tid,
     addresses: Range<u64>,
     offset: u64,
 }
@@ -54,7 +55,7 @@ pub(super) struct SharedSegments {
 
 impl SharedSegments {
     /// Adds a mapping of a segment.
-    pub(super) fn add(&mut self, pid: i32, proc_tid: i32, mapping: &Mapping, segment: u64) {
+    pub(super) fn add(&mut self, pid: Pid, proc_tid: Tid, mapping: &Mapping, segment: u64) {
         self.segments.entry(segment).or_default().push(SegmentVma {
             pid,
             proc_tid,
@@ -194,10 +195,10 @@ fn mapped_ranges(vmas: &[SegmentVma], extents: &[Range<u64>]) -> (Vec<Range<u64>
 mod tests {
     use super::*;
 
-    fn vma(proc_tid: i32, start: u64, pages: u64, offset: u64) -> SegmentVma {
+    fn vma(pid: i32, start: u64, pages: u64, offset: u64) -> SegmentVma {
         SegmentVma {
-            pid: proc_tid,
-            proc_tid,
+            pid: Pid::from_raw(pid),
+            proc_tid: Tid::from_raw(pid),
             addresses: start..start + pages * PAGE_SIZE,
             offset: offset * PAGE_SIZE,
         }
@@ -209,7 +210,7 @@ mod tests {
         let page = |from: u64, to: u64| from * PAGE_SIZE..to * PAGE_SIZE;
         let (ranges, runs) = mapped_ranges(&vmas, &[page(0, 3), page(5, 6)]);
         assert_eq!(ranges, [page(0, 3)]);
-        let runs: Vec<_> = runs.into_iter().map(|run| (run.proc_tid, run.range)).collect();
+        let runs: Vec<_> = runs.into_iter().map(|run| (run.proc_tid.as_raw(), run.range)).collect();
         assert_eq!(runs, [(1, 0x10_0000..0x10_2000), (2, 0x20_1000..0x20_2000)]);
     }
 }

@@ -32,7 +32,10 @@ use self::{
     queue::SocketQueues,
 };
 use super::{ImageSetBuilder, context::TaskCtx, fown::no_fown};
-use crate::{checkpoint::dump_log::DumpLog, process::proc_files};
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{RemoteFd, proc_files},
+};
 
 /// Socket states of TCP, which CRIU's images use for unix sockets too (net/tcp_states.h).
 const TCP_ESTABLISHED: u32 = 1;
@@ -42,7 +45,7 @@ const TCP_LISTEN: u32 = 10;
 /// An fd of a socket.
 #[derive(Clone, Copy)]
 pub(super) struct SocketFd<'a> {
-    pub(super) fd: i32,
+    pub(super) fd: RemoteFd,
     pub(super) inode: u64,
     /// Open file flags.
     pub(super) flags: u32,
@@ -135,7 +138,7 @@ fn socket_options(
 /// Reports options without a field in the images that differ from those of a new socket.
 fn report_unsupported_options(
     task: &mut TaskCtx<'_>,
-    fd: i32,
+    fd: RemoteFd,
     dup_fd: BorrowedFd<'_>,
     net_ns: &mut NetNs,
     kind: SocketKind,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
     process::{
-        proc_files,
+        NsPid, Pid, Tid, proc_files,
         remote_syscalls::{
             PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn, SyscallResult,
         },
@@ -54,7 +54,7 @@ pub(crate) struct TaskQueryResult {
     pub(super) posix_timers: Vec<PosixTimerEntry>,
     /// `PR_GET_CHILD_SUBREAPER`.
     pub(super) subreaper: bool,
-    pub(super) threads: BTreeMap<i32, ThreadQueryResult>,
+    pub(super) threads: BTreeMap<Tid, ThreadQueryResult>,
 }
 
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub(crate) struct TaskQuery {
     calls_before_fork: usize,
     forks: bool,
     posix_timers: Vec<PosixTimerEntry>,
-    threads: BTreeMap<i32, ThreadQueryResult>,
+    threads: BTreeMap<Tid, ThreadQueryResult>,
 }
 
 impl TaskQuery {
@@ -194,10 +194,10 @@ impl TaskQuery {
     }
 
     /// The pid of the snapshot, once it exists, even if the clone was not seen to its end.
-    pub(crate) fn snapshot_pid(&mut self) -> Option<i32> {
+    pub(crate) fn snapshot_pid(&mut self) -> Option<Pid> {
         let events = self.parasite.remote.take_events();
         let clone = events.into_iter().find(|(event, _)| *event == libc::PTRACE_EVENT_CLONE);
-        clone.map(|(_, snapshot_pid)| snapshot_pid as i32)
+        clone.map(|(_, snapshot_pid)| Pid::from_raw(snapshot_pid as i32))
     }
 
     /// Attaches to the snapshot, which has the syscall buffer too. The last value is the number of calls that it must
@@ -208,7 +208,7 @@ impl TaskQuery {
     /// The snapshot exited.
     pub(crate) fn attach_snapshot(
         &self,
-        snapshot_pid: i32,
+        snapshot_pid: Pid,
     ) -> Result<(RemoteSyscalls, Option<SyscallBuffer>, usize), RemoteSyscallError> {
         let remote_child = self.parasite.remote.attach_child(snapshot_pid)?;
         let buffer = self
@@ -231,7 +231,7 @@ impl TaskQuery {
     fn query_thread(
         &mut self,
         task: &mut TaskCtx<'_>,
-        tid: i32,
+        tid: Tid,
         syscall_insn: SyscallInsn,
     ) -> Result<ThreadQueryResult, Error> {
         let pid = self.parasite.pid;
@@ -259,7 +259,7 @@ impl TaskQuery {
             return Err(task.error("timers")(error));
         };
         timers.retain(|timer| match cpu_clock_owner(timer.clock_id) {
-            Some(clock_pid) if !node.threads.iter().any(|tid| node.ns_pid(*tid) == clock_pid) => {
+            Some(clock_pid) if !node.threads.iter().any(|tid| node.ns_tid(*tid) == clock_pid) => {
                 task.unsupported(format_args!(
                     "the POSIX timer {}, which uses the CPU clock of {clock_pid}, another process or \
                      an exited thread",
@@ -285,7 +285,9 @@ impl TaskQuery {
                 [timer.isec, timer.insec, timer.vsec, timer.vnsec] = results.output_words("timer_gettime")?;
                 timer.overrun = results.return_value("timer_getoverrun")? as u32;
                 match &mut timer.notify_thread_id {
-                    Some(tid) if node.threads.contains(tid) => *tid = node.ns_pid(*tid).cast_signed(),
+                    Some(number) if node.threads.contains(&Tid::from_raw(*number)) => {
+                        *number = node.ns_tid(Tid::from_raw(*number)).as_raw().cast_signed();
+                    }
                     // The thread exited. The kernel runs such a timer but sends no signal, and a restore cannot create
                     // a timer for a thread that does not exist.
                     Some(_) => {
@@ -303,11 +305,12 @@ impl TaskQuery {
 
 /// The pid or tid, in the namespace of the timer's creator, whose CPU time a clock measures (`CPUCLOCK_PID` of
 /// linux/posix-timers.h). `None` for any other clock, and for the creator's own CPU time.
-fn cpu_clock_owner(clock_id: u32) -> Option<u32> {
+fn cpu_clock_owner(clock_id: u32) -> Option<NsPid> {
     let clock = clock_id.cast_signed();
     (clock < 0)
         .then_some((!(clock >> 3)).unsigned_abs())
         .filter(|pid| *pid != 0)
+        .map(NsPid::from_raw)
 }
 
 /// The queries for every thread.
@@ -343,7 +346,7 @@ impl ResultReader<'_> {
     fn thread_result(
         &mut self,
         task: &mut TaskCtx<'_>,
-        tid: i32,
+        tid: Tid,
         with_buffer: bool,
     ) -> Result<ThreadQueryResult, Error> {
         let securebits = self.return_value("securebits")? as u32;
@@ -446,7 +449,7 @@ mod tests {
         );
         // CPUCLOCK_SCHED of thread 4711.
         let of_thread = ((!4711) << 3) | 6_i32;
-        assert_eq!(cpu_clock_owner(of_thread.cast_unsigned()), Some(4711));
+        assert_eq!(cpu_clock_owner(of_thread.cast_unsigned()), Some(NsPid::from_raw(4711)));
         assert_eq!(parse_timers("").map(|timers| timers.len()), Some(0));
         assert_eq!(parse_timers("ID: 1\nsignal: 60/0\n"), None);
     }

@@ -11,10 +11,7 @@ mod thread;
 
 use std::path::PathBuf;
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity},
-    unistd::Pid,
-};
+use nix::sched::{CpuSet, sched_getaffinity};
 use procfs::process::Stat;
 
 pub(super) use self::{
@@ -23,6 +20,7 @@ pub(super) use self::{
 };
 use super::{context::TaskCtx, ids::restored_namespaces};
 use crate::process::{
+    Pid, Tid,
     proc_files::{self, StatusText},
     syscalls,
 };
@@ -64,26 +62,26 @@ pub(crate) struct DumperContext {
 }
 
 impl DumperContext {
-    /// Reads the context of this process. `init` is the init process of the container.
-    pub(crate) fn read(init: i32) -> Self {
-        let dumper_pid = std::process::id() as i32;
+    /// Reads the context of this process. `init` is a live thread of the container's init process.
+    pub(crate) fn read(init: Tid) -> Self {
+        let dumper = Pid::current().main_thread();
         let restored = restored_namespaces(init);
         let expected = NAMESPACES
             .iter()
-            .zip(namespaces(dumper_pid).into_iter().zip(namespaces(init)));
-        let status = StatusText::read(dumper_pid).ok();
+            .zip(namespaces(dumper).into_iter().zip(namespaces(init)));
+        let status = StatusText::read(dumper).ok();
         Self {
             namespaces: expected
                 .map(|(name, (of_dumper, of_init))| if restored.contains(name) { of_init } else { of_dumper })
                 .collect(),
-            lsm_label: lsm_label(dumper_pid),
-            cgroups: proc_files::read_text(dumper_pid, "cgroup").ok(),
-            timer_slack: proc_files::read_text(dumper_pid, "timerslack_ns").ok(),
-            affinity: affinity(dumper_pid),
-            coredump_filter: proc_files::read_text(dumper_pid, "coredump_filter").ok(),
+            lsm_label: lsm_label(dumper),
+            cgroups: proc_files::read_text(dumper, "cgroup").ok(),
+            timer_slack: proc_files::read_text(dumper, "timerslack_ns").ok(),
+            affinity: affinity(dumper),
+            coredump_filter: proc_files::read_text(dumper, "coredump_filter").ok(),
             speculation: status.as_ref().map(speculation).unwrap_or_default(),
-            util_clamp: syscalls::uclamp(dumper_pid).ok(),
-            core_cookie: syscalls::core_cookie(dumper_pid).ok(),
+            util_clamp: syscalls::uclamp(dumper).ok(),
+            core_cookie: syscalls::core_cookie(dumper).ok(),
         }
     }
 
@@ -132,7 +130,7 @@ impl DumperContext {
         if stat.flags & IO_FLUSHER_FLAGS == IO_FLUSHER_FLAGS {
             task.unsupported(format_args!("its I/O flusher state (PR_SET_IO_FLUSHER)"));
         }
-        if stat.tty_nr != 0 && stat.session == task.pid {
+        if stat.tty_nr != 0 && stat.session == task.pid.as_raw() {
             task.unsupported(format_args!("the controlling terminal of its session"));
         }
     }
@@ -157,20 +155,20 @@ fn merges_any(text: &str) -> bool {
     line.is_some_and(|value| value.trim() == "yes")
 }
 
-fn namespaces(tid: i32) -> Vec<Option<PathBuf>> {
+fn namespaces(tid: Tid) -> Vec<Option<PathBuf>> {
     let link = |name: &&str| proc_files::read_link(tid, &format!("ns/{name}")).ok();
     NAMESPACES.iter().map(link).collect()
 }
 
 /// The label of SELinux, AppArmor or Smack; `None` without such a module.
-fn lsm_label(tid: i32) -> Option<String> {
+fn lsm_label(tid: Tid) -> Option<String> {
     proc_files::read_text(tid, "attr/current")
         .ok()
         .filter(|label| !label.is_empty())
 }
 
-fn affinity(tid: i32) -> Option<CpuSet> {
-    sched_getaffinity(Pid::from_raw(tid)).ok()
+fn affinity(tid: Tid) -> Option<CpuSet> {
+    sched_getaffinity(tid.into()).ok()
 }
 
 #[cfg(test)]
@@ -184,22 +182,23 @@ mod tests {
     use crate::checkpoint::dump_log::DumpLog;
 
     /// The lines that a report about this process adds to the log.
-    pub(super) fn unsupported_lines(pid: i32, report: impl FnOnce(&mut TaskCtx<'_>)) -> Option<String> {
+    pub(super) fn unsupported_lines(pid: Pid, report: impl FnOnce(&mut TaskCtx<'_>)) -> Option<String> {
         let mut log = DumpLog::new(Instant::now());
-        report(&mut TaskCtx::new(pid, pid, &mut log));
+        report(&mut TaskCtx::new(pid, pid.main_thread(), &mut log));
         log.unsupported_summary()
     }
 
     #[test]
     fn only_differences_are_reported() {
-        let dumper = DumperContext::read(std::process::id() as i32);
+        let dumper = DumperContext::read(Pid::current().main_thread());
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
-        let pid = child.id() as i32;
-        let stat = proc_files::stat(pid).unwrap();
-        let status = StatusText::read(pid).unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let tid = pid.main_thread();
+        let stat = proc_files::stat(tid).unwrap();
+        let status = StatusText::read(tid).unwrap();
         let lines = unsupported_lines(pid, |task| {
             dumper.report_process(task, &stat, Some(&status));
-            dumper.report_thread(task, pid, Some(&status));
+            dumper.report_thread(task, tid, Some(&status));
         });
         let no_cpus = CpuSet::new();
         let elsewhere = DumperContext {
@@ -217,11 +216,11 @@ mod tests {
         unusual.exit_signal = Some(0);
         unusual.flags |= IO_FLUSHER_FLAGS;
         unusual.tty_nr = 1;
-        unusual.session = pid;
+        unusual.session = pid.as_raw();
         let mut log = DumpLog::new(Instant::now());
-        let task = &mut TaskCtx::new(pid, pid, &mut log);
+        let task = &mut TaskCtx::new(pid, pid.main_thread(), &mut log);
         elsewhere.report_process(task, &unusual, Some(&status));
-        elsewhere.report_thread(task, pid, Some(&status));
+        elsewhere.report_thread(task, tid, Some(&status));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(lines, None);

@@ -10,7 +10,10 @@ use cri_proto::criu::{Kind, encode, message::MmEntry};
 use super::{CriuImage, context::TaskCtx, unsupported, vma::set_flags};
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
-    process::proc_files::{self, Mapping},
+    process::{
+        Pid, Tid,
+        proc_files::{self, Mapping},
+    },
 };
 
 /// The smallest mapping that is discarded before the verification, in bytes.
@@ -19,9 +22,9 @@ const MIN_DISCARD_BYTES: u64 = 16 << 20;
 /// An `mm-PID.img`, and its mappings whose flags come from the prescan.
 #[derive(Debug)]
 pub(crate) struct DeferredMm {
-    pub(crate) pid: i32,
+    pub(crate) pid: Pid,
     /// The `proc_tid` of the original.
-    pub(crate) proc_tid: i32,
+    pub(crate) proc_tid: Tid,
     /// The pid in the images.
     pub(super) id: u64,
     pub(super) entry: MmEntry,
@@ -54,18 +57,19 @@ impl DeferredMm {
     /// # Errors
     ///
     /// A mapping or its content is missing in the snapshot, because of a madvise after the prescan.
-    pub(crate) fn verify(mut self, snapshot_pid: i32, log: &mut DumpLog) -> Result<CriuImage, Error> {
+    pub(crate) fn verify(mut self, snapshot_pid: Pid, log: &mut DumpLog) -> Result<CriuImage, Error> {
         if self.mappings.is_empty() {
             return Ok(self.image());
         }
-        let current = FlaggedMappings::read(self.pid, snapshot_pid)?;
+        let snapshot_tid = snapshot_pid.main_thread();
+        let current = FlaggedMappings::read(self.pid, snapshot_tid)?;
         for mapping in &self.mappings {
             let actual = current.find(mapping).filter(|actual| !is_wiped(actual));
             let actual = actual.ok_or_else(|| current.flag_mismatch(mapping))?;
             if flags_match(actual, mapping) {
                 continue;
             }
-            unsupported::report_mapping(&mut TaskCtx::new(self.pid, snapshot_pid, log), actual);
+            unsupported::report_mapping(&mut TaskCtx::new(self.pid, snapshot_tid, log), actual);
             let vmas = &mut self.entry.vmas;
             if let Ok(index) = vmas.binary_search_by_key(&mapping.range.start, |vma| vma.start) {
                 set_flags(&mut vmas[index], actual);
@@ -84,13 +88,13 @@ impl DeferredMm {
 
 /// Mappings with their flags.
 pub(super) struct FlaggedMappings {
-    pid: i32,
+    pid: Pid,
     mappings: Vec<Mapping>,
 }
 
 impl FlaggedMappings {
     /// The mappings of a process, through one of its threads or through its snapshot.
-    pub(super) fn read(pid: i32, source_tid: i32) -> Result<Self, Error> {
+    pub(super) fn read(pid: Pid, source_tid: Tid) -> Result<Self, Error> {
         let mappings = proc_files::smaps(source_tid).map_err(|error| Error::capture(pid, "mappings", error))?;
         Ok(Self { pid, mappings })
     }
@@ -142,15 +146,15 @@ mod tests {
 
     /// The heap of this process, as a mapping with these prescan flags.
     fn heap(flags: &[[u8; 2]]) -> (Mapping, DeferredMm) {
-        let own_pid = std::process::id() as i32;
-        let mappings = proc_files::smaps(own_pid).unwrap();
+        let own_pid = Pid::current();
+        let mappings = proc_files::smaps(own_pid.main_thread()).unwrap();
         let heap = mappings
             .into_iter()
             .find(|mapping| mapping.name.as_os_str() == "[heap]");
         let heap = heap.expect("a heap");
         let deferred = DeferredMm {
             pid: own_pid,
-            proc_tid: own_pid,
+            proc_tid: own_pid.main_thread(),
             id: 1,
             entry: MmEntry {
                 vmas: vec![VmaEntry {

@@ -9,6 +9,7 @@ use cri_proto::criu::{message::VmaEntry, vma_status as status};
 
 use super::{context::TaskCtx, files::Files, unsupported};
 use crate::process::{
+    Tid,
     memory::MAP_DROPPABLE,
     proc_files::{ADVICE_FLAGS, Mapping},
 };
@@ -135,7 +136,7 @@ fn advice(mapping: &Mapping) -> u64 {
 }
 
 /// The open flags of a mapped file, by the permissions of its link in `map_files`.
-pub(super) fn open_flags_of(proc_tid: i32, mapping: &Mapping) -> u32 {
+pub(super) fn open_flags_of(proc_tid: Tid, mapping: &Mapping) -> u32 {
     let Range { start, end } = mapping.range;
     let mode = fs::symlink_metadata(format!("/proc/{proc_tid}/map_files/{start:x}-{end:x}")).map(|link| link.mode());
     (match mode.map(|mode| mode & 0o600) {

@@ -31,7 +31,7 @@ use crate::{
         error::Error,
         snapshot::MemorySource,
     },
-    process::{memory::ProcMem, pagemap::PAGE_SIZE},
+    process::{Pid, Tid, memory::ProcMem, pagemap::PAGE_SIZE},
 };
 
 /// How much a thread reads before it writes, and before it checks for cancellation and the deadline. As fast as 1 MiB,
@@ -221,8 +221,8 @@ struct PageCursor<'a> {
 
 /// The pages that one thread copies at once. The caller holds their address ranges.
 struct PageChunk {
-    pid: i32,
-    source_tid: i32,
+    pid: Pid,
+    source_tid: Tid,
     reserved: ReservedMember,
     offset: u64,
     bytes: usize,
@@ -301,8 +301,8 @@ fn offset_in_ranges(ranges: &[Range<u64>], address: u64) -> u64 {
 
 /// A page that a thread could not read.
 struct UnreadablePage {
-    pid: i32,
-    source_tid: i32,
+    pid: Pid,
+    source_tid: Tid,
     address: u64,
     reserved: ReservedMember,
     offset: u64,
@@ -334,10 +334,10 @@ impl UnreadablePage {
 mod tests {
     use super::*;
 
-    fn run(proc_tid: i32, start: u64, pages: u64) -> PageRun {
+    fn run(pid: i32, start: u64, pages: u64) -> PageRun {
         PageRun {
-            pid: proc_tid,
-            proc_tid,
+            pid: Pid::from_raw(pid),
+            proc_tid: Tid::from_raw(pid),
             range: start..start + pages * PAGE_SIZE,
             not_forked: false,
         }

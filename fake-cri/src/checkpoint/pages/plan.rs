@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::process::{file_mapping::FileMapping, pagemap::PAGE_SIZE};
+use crate::process::{Pid, Tid, file_mapping::FileMapping, pagemap::PAGE_SIZE};
 
 /// The content of one `pages-N.img`: memory runs in file order.
 #[derive(Debug)]
@@ -20,9 +20,9 @@ pub(crate) struct PagesFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageRun {
     /// For the log.
-    pub(crate) pid: i32,
+    pub(crate) pid: Pid,
     /// A live thread of the process.
-    pub(crate) proc_tid: i32,
+    pub(crate) proc_tid: Tid,
     pub(crate) range: Range<u64>,
     /// Whether fork does not preserve the pages, so that they must be read before the process resumes.
     pub(crate) not_forked: bool,

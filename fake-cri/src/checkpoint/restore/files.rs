@@ -42,7 +42,7 @@ use super::{
     plan::{LiveTask, MAX_OPEN_FILES, RestorePlan, ShmemSegment},
     remote_task::RemoteTask,
 };
-use crate::process::{namespace, pagemap::PAGE_SIZE, syscalls};
+use crate::process::{NsPid, namespace, pagemap::PAGE_SIZE, syscalls};
 
 /// The recorded flags of open(2) that are restored.
 const OPEN_FLAGS: i32 = libc::O_ACCMODE
@@ -253,13 +253,13 @@ enum FileRole {
 
 #[derive(Clone, Debug)]
 struct FileUse {
-    pid: i32,
+    ns_pid: NsPid,
     role: FileRole,
 }
 
 impl fmt::Display for FileUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}, ", self.pid)?;
+        write!(f, "process {}, ", self.ns_pid)?;
         match &self.role {
             FileRole::Descriptor(fd) => write!(f, "descriptor {fd}"),
             FileRole::Mapping(Range { start, end }) => write!(f, "mapping {start:x}-{end:x}"),
@@ -275,8 +275,8 @@ fn file_uses(plan: &RestorePlan) -> BTreeMap<u32, FileUse> {
     for task in &plan.tasks {
         let Some(live) = &task.live else { continue };
         for (id, role) in files_of_task(live) {
-            let pid = task.pid();
-            uses.entry(id).or_insert_with(|| FileUse { pid, role });
+            let ns_pid = task.ns_pid();
+            uses.entry(id).or_insert_with(|| FileUse { ns_pid, role });
         }
     }
     uses

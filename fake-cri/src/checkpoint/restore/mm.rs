@@ -20,6 +20,7 @@ use super::{
 use crate::{
     environment::CONTAINER_ID_ENV,
     process::{
+        Tid,
         memory::{MAP_DROPPABLE, ProcMem},
         pagemap::PAGE_SIZE,
         proc_files::{self, ADVICE_FLAGS},
@@ -43,7 +44,7 @@ const MAX_ENVIRON_BYTES: u64 = 4 << 20;
 pub(super) struct VdsoMappings(Vec<Range<u64>>);
 
 impl VdsoMappings {
-    fn find(tid: i32) -> Result<Self, RestoreError> {
+    fn find(tid: Tid) -> Result<Self, RestoreError> {
         let mappings =
             proc_files::maps(tid).map_err(|error| RestoreError::step("read the mappings of a new process", error))?;
         let vdso_mappings = mappings.into_iter().filter(|mapping| {
@@ -84,7 +85,7 @@ impl VdsoMappings {
 
 /// Finds an address for the restorer area, followed by the vdso mappings, that no process uses now or after the
 /// restore.
-pub(super) fn find_restorer_area(plan: &RestorePlan, tid: i32) -> Result<RestorerArea, RestoreError> {
+pub(super) fn find_restorer_area(plan: &RestorePlan, tid: Tid) -> Result<RestorerArea, RestoreError> {
     let current_mappings =
         proc_files::maps(tid).map_err(|error| RestoreError::step("read the mappings of a new process", error))?;
     let size = RestorerArea::SIZE_BYTES + vdso_size(&VdsoMappings::find(tid)?);
@@ -264,9 +265,9 @@ fn check_vdso<'a>(
 
 /// Checks that the vdso of every process is this kernel's.
 pub(super) fn check_vdso_of_kernel(plan: &RestorePlan) -> Result<(), RestoreError> {
-    let own_pid = std::process::id().cast_signed();
-    let own_vdso = VdsoMappings::find(own_pid)?;
-    let mut memory = ProcMem::new(own_pid);
+    let own_tid = Tid::current();
+    let own_vdso = VdsoMappings::find(own_tid)?;
+    let mut memory = ProcMem::new(own_tid);
     for task in &plan.tasks {
         plan.images.cancel.check()?;
         let Some(live) = &task.live else { continue };
@@ -277,7 +278,7 @@ pub(super) fn check_vdso_of_kernel(plan: &RestorePlan) -> Result<(), RestoreErro
                 .map_err(|error| RestoreError::step("read this kernel's vdso", error))?;
             Ok(bytes)
         });
-        checked.map_err(|error| error.context(format_args!("process {}", task.pid())))?;
+        checked.map_err(|error| error.context(format_args!("process {}", task.ns_pid())))?;
     }
     Ok(())
 }

@@ -26,7 +26,10 @@ use super::{
     Restorable, RestoreError, RestoreOptions, documents::UnsupportedSummary, files, images::CriuImages, mm, registers,
     task,
 };
-use crate::process::pagemap::{PAGE_SIZE, TASK_SIZE};
+use crate::process::{
+    NsPid,
+    pagemap::{PAGE_SIZE, TASK_SIZE},
+};
 
 const MAX_TASKS: usize = 1 << 16;
 const MAX_FD: u32 = 1 << 20;
@@ -53,14 +56,14 @@ pub(super) struct Task {
     /// The image of the thread-group leader, with the state of the whole process.
     pub(super) core: CoreEntry,
     /// The other threads, by tid.
-    pub(super) threads: Vec<(u32, CoreEntry)>,
+    pub(super) threads: Vec<(NsPid, CoreEntry)>,
     /// `None` for a zombie.
     pub(super) live: Option<LiveTask>,
 }
 
 impl Task {
-    pub(super) fn pid(&self) -> i32 {
-        self.pstree_entry.pid.cast_signed()
+    pub(super) fn ns_pid(&self) -> NsPid {
+        NsPid::from_raw(self.pstree_entry.pid)
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -306,13 +309,13 @@ fn read_task(
     }
     check_thread(pid, &core)?;
     task::check_task(task_core).map_err(of_process)?;
-    let mut threads: Vec<(u32, CoreEntry)> = Vec::new();
+    let mut threads: Vec<(NsPid, CoreEntry)> = Vec::new();
     for &tid in pstree_entry.threads.iter().skip(1) {
         let core: CoreEntry = images.single(Kind::Core, Some(tid.into()))?;
         let of_thread = |error: RestoreError| error.context(format_args!("process {pid}, thread {tid}"));
         registers::check_machine(&core).map_err(of_thread)?;
         check_thread(tid, &core)?;
-        threads.push((tid, core));
+        threads.push((NsPid::from_raw(tid), core));
     }
     if let Some((tid, _)) = threads
         .iter()

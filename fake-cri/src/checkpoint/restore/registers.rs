@@ -31,7 +31,7 @@ mod machine {
         false
     }
 
-    pub(crate) fn set(_tid: i32, _core: &CoreEntry) -> Result<(), RestoreError> {
+    pub(crate) fn set(_tid: crate::process::Tid, _core: &CoreEntry) -> Result<(), RestoreError> {
         check_supported()
     }
 }

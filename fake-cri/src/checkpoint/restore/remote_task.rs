@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::RestoreError;
 use crate::process::{
+    NsPid, Tid,
     memory::ProcMem,
     pagemap::PAGE_SIZE,
     ptrace::{self, PtraceStop},
@@ -44,7 +45,7 @@ impl RestorerArea {
 #[derive(Debug)]
 pub(super) struct RemoteTask {
     /// The tid outside the restored pid namespace.
-    pub(super) tid: i32,
+    pub(super) tid: Tid,
     syscalls: RemoteSyscalls,
     memory: ProcMem,
     area: RestorerArea,
@@ -53,7 +54,7 @@ pub(super) struct RemoteTask {
 impl RemoteTask {
     /// Seizes a running process and maps the restorer area in it, by a system call instruction that the process already
     /// has.
-    pub(super) fn seize(tid: i32, area: RestorerArea) -> Result<Self, RestoreError> {
+    pub(super) fn seize(tid: Tid, area: RestorerArea) -> Result<Self, RestoreError> {
         let remote_error = |source| RestoreError::remote_syscall("trace a new process", source);
         let trace_failed = |errno: Errno| RestoreError::step("trace a new process", errno);
         ptrace::seize(tid).map_err(trace_failed)?;
@@ -84,7 +85,7 @@ impl RemoteTask {
     }
 
     /// Attaches to a stopped, traced task whose process has the restorer area.
-    fn attach(tid: i32, area: RestorerArea) -> Result<Self, RestoreError> {
+    fn attach(tid: Tid, area: RestorerArea) -> Result<Self, RestoreError> {
         let syscalls = RemoteSyscalls::attach(tid, SyscallInsn::at_address(area.0), TRACE_OPTIONS)
             .map_err(|source| RestoreError::remote_syscall("attach to a new process", source))?;
         Ok(Self {
@@ -160,7 +161,7 @@ impl RemoteTask {
     }
 
     /// Creates a process or a thread with this tid in the restored pid namespace.
-    pub(super) fn clone_child(&mut self, flags: i32, ns_tid: u32) -> Result<RemoteTask, RestoreError> {
+    pub(super) fn clone_child(&mut self, flags: i32, ns_tid: NsPid) -> Result<RemoteTask, RestoreError> {
         /// `struct clone_args` as of Linux 5.5, in words; the tid follows it.
         const CLONE_ARGS_WORDS: usize = 10;
         let set_tid_array = self.area.data_address() + 8 * CLONE_ARGS_WORDS as u64;
@@ -186,7 +187,7 @@ impl RemoteTask {
         let child_tid = self.syscalls.take_events().first().map(|(_, tid)| *tid);
         let remote_error = |source| RestoreError::remote_syscall(&*operation, source);
         let tid = child_tid
-            .and_then(|tid| i32::try_from(tid).ok())
+            .and_then(|tid| i32::try_from(tid).ok().map(Tid::from_raw))
             .ok_or_else(|| RestoreError::step(&*operation, io::Error::other("no clone event was reported")))?;
         match wait_for_stop(tid).map_err(remote_error)? {
             PtraceStop::Interrupted => Self::attach(tid, self.area),
@@ -210,7 +211,7 @@ impl RemoteTask {
     }
 
     /// Ends the remote syscalls. The task stays stopped, and its registers can be set.
-    pub(super) fn finish(self) -> Result<i32, RestoreError> {
+    pub(super) fn finish(self) -> Result<Tid, RestoreError> {
         let tid = self.tid;
         self.syscalls
             .finish()

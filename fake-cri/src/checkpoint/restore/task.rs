@@ -12,7 +12,7 @@ use cri_proto::criu::{
 
 use super::{RestoreError, files::OpenFiles, remote_task::RemoteTask};
 use crate::process::{
-    proc_files,
+    NsPid, Pid, Tid, proc_files,
     ptrace::{SIGINFO_BYTES, SIGSET_BYTES},
     syscalls,
 };
@@ -135,7 +135,7 @@ pub(super) fn restore_process(
         core.child_subreaper.unwrap_or(false).into(),
     )?;
     register_membarrier(remote, core.membarrier_registration_mask.unwrap_or(0))?;
-    set_oom_score_adj(remote.tid, core.oom_score_adj)
+    set_oom_score_adj(remote.tid.led_process(), core.oom_score_adj)
 }
 
 /// Registers a process for membarrier(2). The process has one thread here, for which the kernel need not wait for a
@@ -148,7 +148,7 @@ fn register_membarrier(remote: &mut RemoteTask, expected: u32) -> Result<(), Res
     Ok(())
 }
 
-fn set_oom_score_adj(pid: i32, expected: Option<i32>) -> Result<(), RestoreError> {
+fn set_oom_score_adj(pid: Pid, expected: Option<i32>) -> Result<(), RestoreError> {
     let path = format!("/proc/{pid}/oom_score_adj");
     let step_error = |error| RestoreError::step("set oom_score_adj", error);
     let Some(expected) = expected else { return Ok(()) };
@@ -172,7 +172,8 @@ fn set_sigactions(remote: &mut RemoteTask, actions: &[SaEntry]) -> Result<(), Re
 /// Sets the resource limits, after all steps that a limit could make fail.
 pub(super) fn set_rlimits(remote: &mut RemoteTask, core: &TaskCoreEntry) -> Result<(), RestoreError> {
     let expected = core.rlimits.iter().flat_map(|limits| &limits.rlimits);
-    let current = proc_files::rlimits(remote.tid).map_err(|error| RestoreError::step("read limits", error))?;
+    let current =
+        proc_files::rlimits(remote.tid.led_process()).map_err(|error| RestoreError::step("read limits", error))?;
     for ((resource, expected), current) in (0..).zip(expected).zip(current) {
         if (expected.cur, expected.max) != current {
             let address = remote.write_words(&[expected.cur, expected.max])?;
@@ -265,7 +266,7 @@ pub(super) fn restore_creds(remote: &mut RemoteTask, core: &CoreEntry) -> Result
 }
 
 /// Returns the first kind of credential in which a thread differs from `expected`.
-fn creds_mismatch(tid: i32, expected: &CredsEntry) -> Result<Option<&'static str>, RestoreError> {
+fn creds_mismatch(tid: Tid, expected: &CredsEntry) -> Result<Option<&'static str>, RestoreError> {
     let current = proc_files::status(tid).map_err(|error| RestoreError::step("read credentials", error))?;
     let mask = |halves: &[u32]| match halves {
         [low, high, ..] => u64::from(*low) | u64::from(*high) << 32,
@@ -406,8 +407,8 @@ pub(super) fn drop_pending_sigchld(remote: &mut RemoteTask) -> Result<(), Restor
 pub(super) fn queue_pending_signals(
     remote: &mut RemoteTask,
     queue: Option<&SignalQueueEntry>,
-    process: u32,
-    thread: Option<u32>,
+    process: NsPid,
+    thread: Option<NsPid>,
 ) -> Result<(), RestoreError> {
     for signal in queue.iter().flat_map(|queue| &queue.signals) {
         let signo = pending_signo(&signal.siginfo)?;

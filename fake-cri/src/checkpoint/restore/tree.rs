@@ -18,7 +18,7 @@ use super::{
     task, timers,
 };
 use crate::process::{
-    ProcessId,
+    Pid, ProcessId, Tid,
     namespace::PidNamespace,
     pstree::ProcStat,
     ptrace::{self, WaitEvent},
@@ -47,21 +47,22 @@ pub(super) fn restore(
         .tasks
         .split_first()
         .ok_or_else(|| RestoreError::malformed("pstree.img", "no processes"))?;
-    let tid = namespace
-        .clone_first_process(first.pid())
-        .map_err(|error| RestoreError::step(format!("create process {}", first.pid()), error))?;
-    restore_tree(plan, first, others, tid, open_files, container_id)?;
-    ProcessId::from_pid(tid).map_err(step_error("find the first process"))
+    let pid = namespace
+        .clone_first_process(first.ns_pid())
+        .map_err(|error| RestoreError::step(format!("create process {}", first.ns_pid()), error))?;
+    restore_tree(plan, first, others, pid, open_files, container_id)?;
+    ProcessId::from_pid(pid).map_err(step_error("find the first process"))
 }
 
 fn restore_tree<'a>(
     plan: &'a RestorePlan,
     first: &'a Task,
     others: &'a [Task],
-    tid: i32,
+    pid: Pid,
     open_files: &OpenFiles,
     container_id: &str,
 ) -> Result<(), RestoreError> {
+    let tid = pid.main_thread();
     let area = mm::find_restorer_area(plan, tid)?;
     let mut root = RemoteTask::seize(tid, area)?;
     unregister_rseq(&mut root)?;
@@ -80,7 +81,7 @@ fn restore_tree<'a>(
         let Some(live) = &restoring_task.task.live else {
             continue;
         };
-        let pid = restoring_task.task.pstree_entry.pid;
+        let pid = restoring_task.task.ns_pid();
         restore_task(plan, restoring_task, live, open_files, &vdso, container_id)
             .map_err(|error| error.context(format_args!("process {pid}")))?;
     }
@@ -90,14 +91,14 @@ fn restore_tree<'a>(
     OpenFiles::add_epoll_watches(plan, with_bodies)?;
     let parents_of_zombies: BTreeSet<u32> = zombies.iter().map(|zombie| zombie.task.pstree_entry.ppid).collect();
     for zombie in zombies {
-        let pid = zombie.task.pstree_entry.pid;
+        let pid = zombie.task.ns_pid();
         make_zombie(zombie).map_err(|error| error.context(format_args!("process {pid}")))?;
     }
     for restoring_task in &mut live_tasks {
         if parents_of_zombies.contains(&restoring_task.task.pstree_entry.pid) {
             task::drop_pending_sigchld(&mut restoring_task.leader)?;
         }
-        let pid = restoring_task.task.pstree_entry.pid;
+        let pid = restoring_task.task.ns_pid();
         finish_task(restoring_task).map_err(|error| error.context(format_args!("process {pid}")))?;
     }
     let mut stopped_tids = Vec::new();
@@ -141,7 +142,7 @@ fn fork_tree<'a>(
     start_session(&mut restoring_tasks[0])?;
     for task in others {
         let parent = index_by_pid[&task.pstree_entry.ppid];
-        let remote = restoring_tasks[parent].leader.clone_child(0, task.pstree_entry.pid)?;
+        let remote = restoring_tasks[parent].leader.clone_child(0, task.ns_pid())?;
         index_by_pid.insert(task.pstree_entry.pid, restoring_tasks.len());
         let mut restoring_task = RestoringTask {
             task,
@@ -217,7 +218,7 @@ fn restore_task(
 
 /// Restores limits, credentials, pending signals and timers.
 fn finish_task(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreError> {
-    let pid = restoring_task.task.pstree_entry.pid;
+    let pid = restoring_task.task.ns_pid();
     let (core, live) = (&restoring_task.task.core, &restoring_task.task.live);
     let (Some(task_core), Some(live)) = (&core.tc, live) else {
         return Ok(());
@@ -240,7 +241,7 @@ fn finish_task(restoring_task: &mut RestoringTask<'_>) -> Result<(), RestoreErro
 }
 
 /// Unmaps the restorer area and sets the registers of every thread. The threads stay stopped until they are detached.
-fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut Vec<i32>) -> Result<(), RestoreError> {
+fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut Vec<Tid>) -> Result<(), RestoreError> {
     for (thread, (_, core)) in restoring_task.threads.into_iter().zip(&restoring_task.task.threads) {
         stopped_tids.push(set_thread_registers(thread, core)?);
     }
@@ -259,7 +260,7 @@ fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut V
             .and_then(|signal| i32::try_from(signal).ok())
             .unwrap_or(libc::SIGSTOP);
         let step_error = |error| RestoreError::step("stop the process again", error);
-        ProcessId::from_pid(tid)
+        ProcessId::from_pid(tid.led_process())
             .and_then(|id| crate::process::pidfd::signal(id, signal))
             .map_err(step_error)?;
     }
@@ -267,7 +268,7 @@ fn restore_registers(mut restoring_task: RestoringTask<'_>, stopped_tids: &mut V
     Ok(())
 }
 
-fn set_thread_registers(remote: RemoteTask, core: &cri_proto::criu::message::CoreEntry) -> Result<i32, RestoreError> {
+fn set_thread_registers(remote: RemoteTask, core: &cri_proto::criu::message::CoreEntry) -> Result<Tid, RestoreError> {
     let tid = remote.finish()?;
     registers::set(tid, core)?;
     let blocked = core.thread_core.as_ref().and_then(|thread| thread.blk_sigset);
@@ -283,7 +284,7 @@ fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
     let code = zombie.task.core.tc.as_ref().map_or(0, |task_core| task_core.exit_code);
     let mut remote = zombie.leader;
     let tid = remote.tid;
-    let id = ProcessId::from_pid(tid).map_err(|error| RestoreError::step("find a process", error))?;
+    let id = ProcessId::from_pid(tid.led_process()).map_err(|error| RestoreError::step("find a process", error))?;
     let signal = i32::try_from(code & 0x7f).unwrap_or(0);
     // The recorded core dump, if there was one, is not written again.
     let signal = if signal == 0 {
@@ -314,7 +315,7 @@ fn make_zombie(zombie: RestoringTask<'_>) -> Result<(), RestoreError> {
     while started.elapsed() < ZOMBIE_TIMEOUT {
         // The tracer's wait collects the exit of a traced task first; only then does the parent see the zombie.
         let reported = matches!(ptrace::poll(tid), Ok(Some(WaitEvent::Exited(_) | WaitEvent::Vanished)));
-        if reported && ProcStat::read(tid).is_ok_and(|stat| stat.id == id && stat.is_dead()) {
+        if reported && ProcStat::read(id.pid).is_ok_and(|stat| stat.id == id && stat.is_dead()) {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(1));

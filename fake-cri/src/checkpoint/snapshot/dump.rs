@@ -13,7 +13,7 @@ use crate::{
         freeze::FrozenContainer,
         pages::ReservedPages,
     },
-    process::{affinity::AvoidCpuGuard, memory::ProcMem},
+    process::{Tid, affinity::AvoidCpuGuard, memory::ProcMem},
 };
 
 /// Writes or keeps the memory that fork does not preserve, thaws the originals, dumps the rest from the snapshots
@@ -94,7 +94,7 @@ pub(crate) fn dump(
 fn write_not_forked(
     archive: &Archive,
     parts: &[ReservedPages<'_>],
-    mut not_forked: HashMap<i32, Vec<u8>>,
+    mut not_forked: HashMap<Tid, Vec<u8>>,
 ) -> Result<(), Error> {
     for part in parts {
         let Some(first) = part.file.runs.first() else { continue };

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{errno::Errno, unistd::gettid};
+use nix::errno::Errno;
 
 use super::{
     SavedRseq, Snapshot, SnapshotSet, kill_and_wait,
@@ -32,7 +32,7 @@ use crate::{
         freeze::FrozenContainer,
     },
     process::{
-        ProcessId, proc_files, pstree,
+        NsPid, Pid, ProcessId, Tid, proc_files, pstree,
         remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn},
     },
 };
@@ -55,17 +55,17 @@ pub(crate) enum SnapshotRefused {
     #[error("{0}")]
     Resources(#[from] InsufficientResources),
     #[error("process {pid}: {source}")]
-    RemoteSyscall { pid: i32, source: RemoteSyscallError },
+    RemoteSyscall { pid: Pid, source: RemoteSyscallError },
     #[error("process {pid}: {call}: {errno}")]
-    Syscall { pid: i32, call: &'static str, errno: Errno },
+    Syscall { pid: Pid, call: &'static str, errno: Errno },
     #[error("process {0} handles page faults by userfaultfd, which may report the fork")]
-    Userfaultfd(i32),
+    Userfaultfd(Pid),
     #[error("process {0} has a pid or time namespace for children that differs from its own")]
-    ChildNamespace(i32),
+    ChildNamespace(Pid),
     #[error("process {0} has {1} shared mappings")]
-    SharedMappings(i32, usize),
+    SharedMappings(Pid, usize),
     #[error("remote syscalls are not possible in process {0}: no syscall instruction found")]
-    NoSyscallInsn(i32),
+    NoSyscallInsn(Pid),
     #[error("fork does not preserve {0} bytes of private memory (MADV_DONTFORK, MADV_WIPEONFORK, huge pages)")]
     NotForkedMemory(u64),
 }
@@ -73,7 +73,7 @@ pub(crate) enum SnapshotRefused {
 /// A process with a query in flight.
 struct PendingFork {
     original: ProcessId,
-    proc_tid: i32,
+    proc_tid: Tid,
     syscall_insn: Option<SyscallInsn>,
     query: TaskQuery,
     saved_rseqs: Vec<SavedRseq>,
@@ -87,11 +87,11 @@ pub(crate) struct SnapshotBuilder<'a> {
     refused: Option<SnapshotRefused>,
     snapshots: Option<SnapshotSet<'a>>,
     /// The pids of the container.
-    members: BTreeSet<i32>,
+    members: BTreeSet<Pid>,
 }
 
 /// The query results by the `proc_tid` of the process, and the snapshots or the reason why there are none.
-pub(crate) type ForkOutcome<'a> = (HashMap<i32, TaskQueryResult>, Result<SnapshotSet<'a>, SnapshotRefused>);
+pub(crate) type ForkOutcome<'a> = (HashMap<Tid, TaskQueryResult>, Result<SnapshotSet<'a>, SnapshotRefused>);
 
 impl<'a> SnapshotBuilder<'a> {
     /// Starts the query of every process. Without a prescan, no process is snapshotted, for the reason given. An
@@ -183,7 +183,7 @@ impl<'a> SnapshotBuilder<'a> {
                 }
                 (Some(Ok(_)), None) => return Err(Error::capture(pid, "the snapshot's clone event", Errno::EPROTO)),
                 (Some(Ok(ns_pid)), Some(snapshot)) => {
-                    snapshot.ns_pid = Some(ns_pid);
+                    snapshot.ns_pid = Some(NsPid::from_raw(ns_pid as u32));
                     match begin_cleanup(&fork.query, snapshot, &fork.snapshot_calls) {
                         Ok((remote, pending_list)) => cleaning_up.push((snapshot.pid, remote, pending_list)),
                         Err(error) => *refused = Some(classify(pid, error)?),
@@ -214,13 +214,13 @@ impl SnapshotBuilder<'_> {
     /// Kills the snapshots that were not reported because their originals were killed during the clone. A process that
     /// this thread traces and that is not a member of the container can only be such a snapshot.
     fn kill_unreported_children(&self, snapshots: &mut SnapshotSet<'_>) {
-        let reported: BTreeSet<i32> = snapshots.iter_mut().map(|snapshot| snapshot.pid).collect();
-        let tracer = gettid().as_raw();
+        let reported: BTreeSet<Pid> = snapshots.iter_mut().map(|snapshot| snapshot.pid).collect();
+        let tracer = Tid::current();
         let all_processes = pstree::all_processes().unwrap_or_default().into_iter();
         let unknown = all_processes
             .map(|proc_stat| proc_stat.id.pid)
             .filter(|pid| !self.members.contains(pid) && !reported.contains(pid));
-        for pid in unknown.filter(|pid| pstree::tracer_tid(*pid) == tracer) {
+        for pid in unknown.filter(|pid| pstree::tracer_tid(pid.main_thread()) == Some(tracer)) {
             kill_and_wait(pid);
         }
     }
@@ -299,8 +299,8 @@ fn cleanup_calls(mm: &Mm) -> Vec<Syscall> {
 
 /// A child of this process makes its snapshot a child of this process too. The init of a pid namespace may not use
 /// `CLONE_PARENT`.
-fn clone_flags(node: &PstreeNode<'_>, proc_tid: i32) -> u64 {
-    let is_our_child = node.stat.ppid.cast_unsigned() == std::process::id();
+fn clone_flags(node: &PstreeNode<'_>, proc_tid: Tid) -> u64 {
+    let is_our_child = node.stat.ppid == Pid::current().as_raw();
     match is_our_child && !node.is_ns_init(proc_tid) {
         true => libc::CLONE_PARENT as u64,
         false => 0,
@@ -308,7 +308,7 @@ fn clone_flags(node: &PstreeNode<'_>, proc_tid: i32) -> u64 {
 }
 
 /// Classifies the failure of a snapshot: a reason not to make snapshots, or an error that ends the checkpoint.
-fn classify(pid: i32, error: RemoteSyscallError) -> Result<SnapshotRefused, Error> {
+fn classify(pid: Pid, error: RemoteSyscallError) -> Result<SnapshotRefused, Error> {
     match error {
         RemoteSyscallError::Exited | RemoteSyscallError::TimedOut(_) => Err(snapshot_error(pid, error)),
         source => Ok(SnapshotRefused::RemoteSyscall { pid, source }),

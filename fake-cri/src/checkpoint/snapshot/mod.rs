@@ -47,7 +47,6 @@ use std::{
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 
 pub(super) use self::{
@@ -57,7 +56,7 @@ pub(super) use self::{
 };
 use super::{DelayPhase, Freeze, Host, Job, dump_log::DumpLog, error::Error, pages::PageRun};
 use crate::process::{
-    ProcessId,
+    NsPid, Pid, ProcessId, Tid,
     memory::ProcMem,
     pagemap::PAGE_SIZE,
     proc_files,
@@ -83,11 +82,11 @@ pub(crate) enum MemorySource<'a> {
 
 impl MemorySource<'_> {
     /// The thread through which pages are read; `None` if the source does not have them.
-    pub(crate) fn source_tid(self, run: &PageRun) -> Option<i32> {
+    pub(crate) fn source_tid(self, run: &PageRun) -> Option<Tid> {
         match self {
             Self::Originals => Some(run.proc_tid),
             Self::Snapshots(_) if run.not_forked => None,
-            Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid),
+            Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid).map(Pid::main_thread),
         }
     }
 }
@@ -116,11 +115,11 @@ pub(crate) fn prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, Snap
 pub(super) struct Snapshot {
     pub(super) original: ProcessId,
     /// The thread that made the snapshot, and that identifies the original in `/proc`.
-    pub(super) proc_tid: i32,
+    pub(super) proc_tid: Tid,
     pub(super) syscall_insn: SyscallInsn,
     /// The snapshot's pid in this namespace; `ns_pid` is its pid in the original's namespace.
-    pub(super) pid: i32,
-    pub(super) ns_pid: Option<u64>,
+    pub(super) pid: Pid,
+    pub(super) ns_pid: Option<NsPid>,
     /// The contents of the rseq areas of the original's threads before the first remote syscall.
     pub(super) saved_rseqs: Vec<SavedRseq>,
     /// The syscall buffer that the snapshot inherited from its original.
@@ -157,22 +156,22 @@ impl<'a> SnapshotSet<'a> {
     }
 
     /// The pid of the snapshot of the process that `proc_tid` belongs to.
-    pub(crate) fn pid_of(&self, proc_tid: i32) -> Option<i32> {
+    pub(crate) fn pid_of(&self, proc_tid: Tid) -> Option<Pid> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid)?;
         Some(snapshot.pid)
     }
 
     /// The syscall buffer of this snapshot.
-    pub(crate) fn buffer(&self, snapshot_pid: i32) -> Option<SyscallBuffer> {
+    pub(crate) fn buffer(&self, snapshot_pid: Pid) -> Option<SyscallBuffer> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.pid == snapshot_pid)?;
         snapshot.buffer.as_ref().map(|buffer| buffer.in_child(snapshot_pid))
     }
 
     /// Writes the saved rseq areas into the snapshot of this process, so that its memory equals the original's at the
     /// fork. The snapshot must not execute remote syscalls afterwards.
-    pub(crate) fn restore_rseq(&self, proc_tid: i32) {
+    pub(crate) fn restore_rseq(&self, proc_tid: Tid) {
         if let Some(snapshot) = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid) {
-            let mut memory = ProcMem::new(snapshot.pid);
+            let mut memory = ProcMem::new(snapshot.pid.main_thread());
             for saved_rseq in &snapshot.saved_rseqs {
                 saved_rseq.write_to(&mut memory);
             }
@@ -184,7 +183,7 @@ impl<'a> SnapshotSet<'a> {
     /// because a program may have mapped terabytes and touched none of them. Failures are ignored.
     pub(crate) fn discard<'r>(
         &self,
-        proc_tid: i32,
+        proc_tid: Tid,
         ranges: impl Iterator<Item = &'r Range<u64>>,
         present: impl Iterator<Item = &'r Range<u64>>,
     ) {
@@ -201,7 +200,7 @@ impl<'a> SnapshotSet<'a> {
     }
 
     /// The pages that change while the snapshot executes remote syscalls. [`Self::restore_rseq`] restores them.
-    pub(super) fn rseq_pages(&self, proc_tid: i32) -> impl Iterator<Item = Range<u64>> {
+    pub(super) fn rseq_pages(&self, proc_tid: Tid) -> impl Iterator<Item = Range<u64>> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid);
         let saved_rseqs = snapshot.into_iter().flat_map(|snapshot| &snapshot.saved_rseqs);
         saved_rseqs.map(|saved_rseq| {
@@ -215,10 +214,11 @@ impl<'a> SnapshotSet<'a> {
     /// # Errors
     ///
     /// The snapshot exited or cannot execute remote syscalls.
-    pub(super) fn remote(&self, proc_tid: i32) -> Result<(RemoteSyscalls, i32), RemoteSyscallError> {
+    pub(super) fn remote(&self, proc_tid: Tid) -> Result<(RemoteSyscalls, Pid), RemoteSyscallError> {
         let snapshot = self.snapshots.iter().find(|snapshot| snapshot.proc_tid == proc_tid);
         let snapshot = snapshot.ok_or(RemoteSyscallError::Exited)?;
-        let remote = RemoteSyscalls::attach(snapshot.pid, snapshot.syscall_insn, libc::PTRACE_O_EXITKILL)?;
+        let tid = snapshot.pid.main_thread();
+        let remote = RemoteSyscalls::attach(tid, snapshot.syscall_insn, libc::PTRACE_O_EXITKILL)?;
         Ok((remote, snapshot.pid))
     }
 
@@ -238,11 +238,11 @@ impl<'a> SnapshotSet<'a> {
     }
 
     /// Kills and reaps the snapshots. Returns how long originals were stopped, and the pids that remain zombies.
-    fn kill_and_reap(&mut self) -> (Duration, Vec<i32>) {
+    fn kill_and_reap(&mut self) -> (Duration, Vec<Pid>) {
         let snapshots = std::mem::take(&mut self.snapshots);
         for snapshot in &snapshots {
             // The snapshot is traced and not yet reaped, so the pid cannot have been reused.
-            let _ = kill(Pid::from_raw(snapshot.pid), Signal::SIGKILL);
+            let _ = kill(snapshot.pid.into(), Signal::SIGKILL);
         }
         let mut stopped_for = Duration::ZERO;
         let mut unreaped = Vec::new();
@@ -267,7 +267,7 @@ impl<'a> SnapshotSet<'a> {
 
     /// Passes the pids of all snapshots to the host.
     pub(super) fn publish(&self) {
-        let snapshot_pids: Vec<i32> = self.snapshots.iter().map(|snapshot| snapshot.pid).collect();
+        let snapshot_pids: Vec<Pid> = self.snapshots.iter().map(|snapshot| snapshot.pid).collect();
         self.host.on_snapshots(&snapshot_pids);
     }
 
@@ -305,7 +305,7 @@ impl Drop for SnapshotSet<'_> {
 }
 
 /// Converts the failure of a snapshot's remote syscall.
-pub(super) fn snapshot_error(pid: i32, error: RemoteSyscallError) -> Error {
+pub(super) fn snapshot_error(pid: Pid, error: RemoteSyscallError) -> Error {
     match error {
         RemoteSyscallError::Exited => Error::TaskExited { pid },
         error => Error::capture(pid, "the snapshot", std::io::Error::other(error)),
@@ -323,7 +323,7 @@ pub(super) struct SavedRseq {
 
 impl SavedRseq {
     /// Saves the areas of the threads of one process, before their first remote syscall.
-    pub(super) fn save_all(threads: &[i32]) -> nix::Result<Vec<Self>> {
+    pub(super) fn save_all(threads: &[Tid]) -> nix::Result<Vec<Self>> {
         let mut memory = threads.first().map(|tid| ProcMem::new(*tid));
         let mut saved_rseqs = Vec::new();
         for tid in threads {
@@ -349,17 +349,17 @@ impl SavedRseq {
 }
 
 /// Kills a snapshot that its original can no longer reap.
-pub(super) fn kill_and_wait(snapshot_pid: i32) {
+pub(super) fn kill_and_wait(snapshot_pid: Pid) {
     // The snapshot is traced and not yet reaped, so the pid cannot have been reused.
-    let _ = kill(Pid::from_raw(snapshot_pid), Signal::SIGKILL);
+    let _ = kill(snapshot_pid.into(), Signal::SIGKILL);
     wait_exit(snapshot_pid, EXIT_TIMEOUT);
 }
 
 /// Waits until a killed snapshot has exited, and collects its exit, which the kernel reports to the tracer first.
-fn wait_exit(snapshot_pid: i32, bound: Duration) {
+fn wait_exit(snapshot_pid: Pid, bound: Duration) {
     let started = Instant::now();
     loop {
-        match ptrace::poll(snapshot_pid) {
+        match ptrace::poll(snapshot_pid.main_thread()) {
             Ok(Some(WaitEvent::Exited(_) | WaitEvent::Vanished)) | Err(_) => return,
             // `Some`: a stop from before the kill.
             Ok(Some(_) | None) if started.elapsed() > bound => return,
@@ -369,19 +369,22 @@ fn wait_exit(snapshot_pid: i32, bound: Duration) {
 }
 
 /// The pid of a new snapshot in its own pid namespace; 0 if the snapshot is gone.
-fn ns_pid_of(snapshot_pid: i32) -> u64 {
-    let ns_pids = proc_files::status(snapshot_pid).ok().and_then(|status| status.nspid);
+fn ns_pid_of(snapshot_pid: Pid) -> NsPid {
+    let ns_pids = proc_files::status(snapshot_pid.main_thread())
+        .ok()
+        .and_then(|status| status.nspid);
     let innermost = ns_pids.and_then(|numbers| numbers.last().copied());
-    innermost.map_or(0, |number| number.cast_unsigned().into())
+    NsPid::from_raw(innermost.map_or(0, i32::cast_unsigned))
 }
 
-fn is_child(pid: i32, parent: i32) -> bool {
-    proc_files::stat(pid).is_ok_and(|stat| stat.ppid == parent)
+fn is_child(pid: Pid, parent: Pid) -> bool {
+    proc_files::stat(pid.main_thread()).is_ok_and(|stat| stat.ppid == parent.as_raw())
 }
 
 /// Makes a stopped thread of the original wait for the exited snapshot.
-fn reap(snapshot: &Snapshot, tid: i32, syscall_insn: SyscallInsn) -> Result<(), RemoteSyscallError> {
+fn reap(snapshot: &Snapshot, tid: Tid, syscall_insn: SyscallInsn) -> Result<(), RemoteSyscallError> {
     let ns_pid = snapshot.ns_pid.unwrap_or_else(|| ns_pid_of(snapshot.pid));
+    let ns_pid = u64::from(ns_pid);
     let mut remote = RemoteSyscalls::attach(tid, syscall_insn, 0)?;
     let all = libc::__WALL as u64;
     // With null pointers for status and rusage, the kernel writes nothing to the original's memory.

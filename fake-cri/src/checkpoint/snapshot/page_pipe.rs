@@ -49,7 +49,7 @@ use crate::{
         pages::{PageTimes, ReservedPages},
     },
     process::{
-        ProcessId,
+        Pid, ProcessId, RemoteFd, Tid,
         pidfd::PidFd,
         remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer},
     },
@@ -185,7 +185,7 @@ fn subtract_ranges(range: Range<u64>, holes: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 /// Returns the chunks of all large runs of a process within the `spliceable` ranges, in the order of the pages files.
-fn plan_chunks(parts: &[ReservedPages<'_>], proc_tid: i32, spliceable: &[Range<u64>]) -> Vec<SpliceChunk> {
+fn plan_chunks(parts: &[ReservedPages<'_>], proc_tid: Tid, spliceable: &[Range<u64>]) -> Vec<SpliceChunk> {
     let mut chunks = Vec::new();
     for (part, member) in parts.iter().enumerate() {
         let mut offset = 0;
@@ -241,9 +241,9 @@ enum SpliceUnavailable {
 
 /// A pipe from a snapshot to this process.
 struct Pipe {
-    /// The write end, as an fd of the snapshot.
-    write_fd: i32,
-    /// The read end, as an fd of this process.
+    /// The write end, in the snapshot.
+    write_fd: RemoteFd,
+    /// The read end, in this process.
     read_end: OwnedFd,
 }
 
@@ -258,7 +258,7 @@ struct PagePipes {
 
 impl PagePipes {
     /// Creates the pipes in the snapshot.
-    fn open(snapshots: &SnapshotSet<'_>, proc_tid: i32) -> Result<Self, SpliceUnavailable> {
+    fn open(snapshots: &SnapshotSet<'_>, proc_tid: Tid) -> Result<Self, SpliceUnavailable> {
         let (mut remote, snapshot_pid) = snapshots.remote(proc_tid)?;
         let buffer = SyscallBuffer::map(&mut remote)?.ok();
         let mut page_pipes = Self {
@@ -278,7 +278,7 @@ impl PagePipes {
         let process = snapshot_pidfd.map_err(|_| RemoteSyscallError::Exited)?;
         for call in results {
             // pipe2 writes two fds: first the read end, then the write end.
-            let [read_fd, write_fd] = [call.output[0] as i32, (call.output[0] >> 32) as i32];
+            let [read_fd, write_fd] = [call.output[0] as i32, (call.output[0] >> 32) as i32].map(RemoteFd::from_raw);
             call.result.map_err(SpliceUnavailable::Pipe)?;
             let not_duplicated =
                 |error: io::Error| SpliceUnavailable::Pipe(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
@@ -306,7 +306,7 @@ impl PagePipes {
         let mut calls = Vec::new();
         self.vmsplice_indexes.clear();
         for nth in which {
-            let write_fd = self.pipes[nth % 2].write_fd as u64;
+            let write_fd = self.pipes[nth % 2].write_fd.as_raw() as u64;
             let chunk = [chunks[nth].address, PIPE_CHUNK_BYTES];
             self.vmsplice_indexes.push(calls.len());
             calls.push(Syscall::with_input(
@@ -331,7 +331,7 @@ impl PagePipes {
         nth: usize,
         (reserved, mut offset): (ReservedMember, u64),
         pending_list: &PendingList,
-        (pid, archive, cancel): (i32, &Archive, &CancelToken<'_>),
+        (pid, archive, cancel): (Pid, &Archive, &CancelToken<'_>),
         times: &mut PageTimes,
     ) -> Result<bool, Error> {
         let mut remaining = PIPE_CHUNK_BYTES as usize;
@@ -395,10 +395,10 @@ mod tests {
     use super::*;
     use crate::checkpoint::pages::{PageRun, PagesFile};
 
-    fn run(proc_tid: i32, range: Range<u64>) -> PageRun {
+    fn run(pid: i32, range: Range<u64>) -> PageRun {
         PageRun {
-            pid: proc_tid,
-            proc_tid,
+            pid: Pid::from_raw(pid),
+            proc_tid: Tid::from_raw(pid),
             range,
             not_forked: false,
         }
@@ -443,7 +443,7 @@ mod tests {
             BASE..BASE + MIN_RUN_BYTES,
             BASE + 2 * MIN_RUN_BYTES + 4096..BASE + 3 * MIN_RUN_BYTES,
         ];
-        let planned = plan_chunks(&parts(&files), 1, &spliceable);
+        let planned = plan_chunks(&parts(&files), Tid::from_raw(1), &spliceable);
         let start = BASE + 2 * MIN_RUN_BYTES + 4096;
         let expected = (0..MIN_RUN_BYTES / PIPE_CHUNK_BYTES - 1).map(|nth| SpliceChunk {
             address: start + nth * PIPE_CHUNK_BYTES,
@@ -463,7 +463,7 @@ mod tests {
         ])];
         let chunks = plan_chunks(
             &parts(&files),
-            1,
+            Tid::from_raw(1),
             std::slice::from_ref(&(BASE..far_run + 5 * PIPE_CHUNK_BYTES)),
         );
         assert_eq!(chunks.len(), 14);

@@ -11,7 +11,7 @@ use super::resources::{self, InsufficientResources};
 use crate::{
     checkpoint::{Host, error::Error},
     process::{
-        ProcessId,
+        Pid, ProcessId,
         proc_files::{self, Mapping},
     },
 };
@@ -19,7 +19,7 @@ use crate::{
 /// The mappings of the container's processes shortly before the freeze.
 #[derive(Debug)]
 pub(crate) struct Prescan {
-    mappings: BTreeMap<i32, (ProcessId, Vec<Mapping>)>,
+    mappings: BTreeMap<Pid, (ProcessId, Vec<Mapping>)>,
 }
 
 impl Prescan {
@@ -33,8 +33,9 @@ impl Prescan {
         let mut mappings = BTreeMap::new();
         let mut bytes = 0;
         for member in &members {
+            let tid = member.pid.main_thread();
             // A process that exits meanwhile does not exist at the freeze either.
-            if let (Ok(status), Ok(scanned)) = (proc_files::status(member.pid), proc_files::smaps(member.pid)) {
+            if let (Ok(status), Ok(scanned)) = (proc_files::status(tid), proc_files::smaps(tid)) {
                 bytes += (status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0)) * 1024;
                 mappings.insert(member.pid, (*member, scanned));
             }

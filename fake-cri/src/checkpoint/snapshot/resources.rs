@@ -12,7 +12,10 @@ use std::{
 
 use procfs::{Current as _, Meminfo};
 
-use crate::process::proc_files::{self, StatusText};
+use crate::process::{
+    Pid,
+    proc_files::{self, StatusText},
+};
 
 /// How many pids must remain free besides those of the snapshots, so that a container that forks often does not run
 /// out.
@@ -36,12 +39,12 @@ pub(crate) enum InsufficientResources {
     #[error("memory is not overcommitted (vm.overcommit_memory is 2)")]
     StrictOvercommit,
     #[error("process {pid} has a limit of {limit} processes (RLIMIT_NPROC)")]
-    NprocLimit { pid: i32, limit: u64 },
+    NprocLimit { pid: Pid, limit: u64 },
 }
 
 /// Checks whether process `pid` may be snapshotted, if `snapshot_count` snapshots are made in all and their pages may
 /// grow to `bytes`.
-pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), InsufficientResources> {
+pub(crate) fn check(pid: Pid, snapshot_count: u64, bytes: u64) -> Result<(), InsufficientResources> {
     if read_number("/proc/sys/vm/overcommit_memory") == Some(2) {
         return Err(InsufficientResources::StrictOvercommit);
     }
@@ -49,7 +52,9 @@ pub(crate) fn check(pid: i32, snapshot_count: u64, bytes: u64) -> Result<(), Ins
     if available.is_some_and(|available| available < bytes) {
         return Err(InsufficientResources::Memory(bytes));
     }
-    let real_uid = StatusText::read(pid).ok().and_then(|status| status.value("Uid:"));
+    let real_uid = StatusText::read(pid.main_thread())
+        .ok()
+        .and_then(|status| status.value("Uid:"));
     let is_root = real_uid.unwrap_or(0) == 0;
     if let (false, Ok(limits)) = (is_root, proc_files::rlimits(pid)) {
         let limit = limits
@@ -123,7 +128,7 @@ mod tests {
 
     #[test]
     fn too_much_memory_is_refused() {
-        let pid = std::process::id().cast_signed();
+        let pid = Pid::current();
         assert!(check(pid, 1, u64::MAX).is_err());
     }
 

@@ -10,18 +10,18 @@ use crate::{
         Host,
         freeze::{ThreadPoll, detach, poll_thread},
     },
-    process::{ProcessId, ptrace},
+    process::{ProcessId, Tid, ptrace},
 };
 
 /// A stopped thread. Drop detaches it.
 pub(crate) struct StoppedThread<'a> {
     host: &'a dyn Host,
     process: ProcessId,
-    tid: i32,
+    tid: Tid,
 }
 
 impl StoppedThread<'_> {
-    pub(crate) fn tid(&self) -> i32 {
+    pub(crate) fn tid(&self) -> Tid {
         self.tid
     }
 }
@@ -33,7 +33,7 @@ impl Drop for StoppedThread<'_> {
 }
 
 /// Stops one thread of a running process within `bound`. Returns `None` if the thread does not stop.
-pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: i32, bound: Duration) -> Option<StoppedThread<'_>> {
+pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: Tid, bound: Duration) -> Option<StoppedThread<'_>> {
     ptrace::seize(tid).ok()?;
     // Verify the process only now: the tid of a traced thread cannot be reused.
     let same_process = ProcessId::from_pid(process.pid).ok() == Some(process);
@@ -48,8 +48,8 @@ pub(crate) fn stop_thread(host: &dyn Host, process: ProcessId, tid: i32, bound: 
             }
             ThreadPoll::Vanished => return None,
             ThreadPoll::Exited(status) => {
-                if tid == process.pid {
-                    host.on_exited(tid, status);
+                if tid == process.pid.main_thread() {
+                    host.on_exited(process.pid, status);
                 }
                 return None;
             }

@@ -27,7 +27,7 @@ use super::{
     syscall_result, wait_for_stop,
 };
 use crate::process::{
-    arch,
+    Pid, arch,
     memory::ProcMem,
     ptrace::{self, PtraceStop},
 };
@@ -139,10 +139,10 @@ impl SyscallBuffer {
     }
 
     /// The same buffer in a child that was cloned after [`Self::map`].
-    pub(crate) fn in_child(&self, child: i32) -> Self {
+    pub(crate) fn in_child(&self, child: Pid) -> Self {
         Self {
             address: self.address,
-            memory: ProcMem::new(child),
+            memory: ProcMem::new(child.main_thread()),
             executable: self.executable,
         }
     }
@@ -376,7 +376,8 @@ impl RemoteSyscalls {
     /// # Errors
     ///
     /// The child has exited.
-    pub(crate) fn attach_child(&self, child: i32) -> Result<Self, RemoteSyscallError> {
+    pub(crate) fn attach_child(&self, child: Pid) -> Result<Self, RemoteSyscallError> {
+        let child = child.main_thread();
         while wait_for_stop(child)? != PtraceStop::Interrupted {
             ptrace::resume(child, 0).map_err(kernel("resuming"))?;
         }

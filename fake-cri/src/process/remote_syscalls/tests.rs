@@ -10,11 +10,11 @@ use std::{
 use nix::{
     errno::Errno,
     sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use rstest::rstest;
 
 use super::*;
+use crate::process::{Pid, Tid};
 
 /// A running program. Drop kills and reaps it.
 struct TestProgram(Child);
@@ -32,12 +32,12 @@ impl TestProgram {
         program
     }
 
-    fn tid(&self) -> i32 {
-        self.0.id() as i32
+    fn tid(&self) -> Tid {
+        Tid::from_raw(self.0.id() as i32)
     }
 
     fn send_signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.tid()), signal).expect("the process exists");
+        kill(self.tid().into(), signal).expect("the process exists");
     }
 
     /// The next line of output. The reader has no buffer that could swallow a later line.
@@ -89,7 +89,7 @@ fn wait_until(mut condition: impl FnMut() -> bool) {
 type ObservableState = (Option<GeneralRegs>, u64, String, Vec<Mapping>, String);
 
 /// The state of a thread that a remote syscall could change: registers, mask, status, mappings, children.
-fn observable_state(tid: i32) -> ObservableState {
+fn observable_state(tid: Tid) -> ObservableState {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).expect("status");
     // Context switches and peaks increase; SigQ counts all processes of the user. The mask is compared below: a call
     // that waits with its own mask (sigsuspend) shows that mask in `status` until its restart.
@@ -117,7 +117,7 @@ fn thread_state_is_restored(#[case] script: &str, #[case] state: char) {
     let before = observable_state(tid);
     for _ in 0..3 {
         let mut remote = program.attach();
-        assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(tid as u64));
+        assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(tid.as_raw() as u64));
         assert_eq!(
             remote.call(libc::SYS_getppid, [0; 6]).unwrap(),
             Ok(u64::from(std::process::id()))
@@ -153,7 +153,10 @@ fn interrupted_read_resumes() {
     for round in 0..20 {
         program.stop_in_state('S');
         let mut remote = program.attach();
-        assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
+        assert_eq!(
+            remote.call(libc::SYS_getpid, [0; 6]).unwrap(),
+            Ok(program.tid().as_raw() as u64)
+        );
         remote.finish().expect("finish");
         program.detach();
         writeln!(program.0.stdin.as_mut().unwrap(), "{round}").expect("the program reads");
@@ -206,9 +209,15 @@ fn signals_are_delivered_once_afterwards() {
     remote.call(libc::SYS_getpid, [0; 6]).unwrap().expect("always succeeds");
     // SIGSTOP and SIGCONT, which no mask blocks, arrive between two calls.
     program.send_signal(Signal::SIGSTOP);
-    assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
+    assert_eq!(
+        remote.call(libc::SYS_getpid, [0; 6]).unwrap(),
+        Ok(program.tid().as_raw() as u64)
+    );
     program.send_signal(Signal::SIGCONT);
-    assert_eq!(remote.call(libc::SYS_getpid, [0; 6]).unwrap(), Ok(program.tid() as u64));
+    assert_eq!(
+        remote.call(libc::SYS_getpid, [0; 6]).unwrap(),
+        Ok(program.tid().as_raw() as u64)
+    );
     program.send_signal(Signal::SIGSTOP);
     remote.finish().expect("finish");
     program.detach();
@@ -320,16 +329,17 @@ fn stopped_before_clone() -> (TestProgram, ObservableState, RemoteSyscalls) {
 fn cloned_child_is_reported_and_hidden() {
     let (mut program, before, mut remote) = stopped_before_clone();
     let tid = program.tid();
-    let child = remote.call(libc::SYS_clone, [0; 6]).unwrap().expect("clone") as i32;
-    assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child as u64)]);
+    let child_pid = remote.call(libc::SYS_clone, [0; 6]).unwrap().expect("clone");
+    assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child_pid)]);
+    let child = Tid::from_raw(child_pid as i32);
     wait_until(|| ptrace::poll_stop(child).expect("the child is traced") == Some(PtraceStop::Interrupted));
-    kill(Pid::from_raw(child), Signal::SIGKILL).expect("kill");
+    kill(child.into(), Signal::SIGKILL).expect("kill");
     wait_until(|| matches!(ptrace::poll(child), Ok(Some(ptrace::WaitEvent::Exited(_)))));
     wait_until(|| proc_files::stat(child).expect("a zombie").state == 'Z');
     let waited = remote
-        .call(libc::SYS_wait4, [child as u64, 0, libc::__WALL as u64, 0, 0, 0])
+        .call(libc::SYS_wait4, [child_pid, 0, libc::__WALL as u64, 0, 0, 0])
         .unwrap();
-    assert_eq!(waited, Ok(child as u64));
+    assert_eq!(waited, Ok(child_pid));
     remote.finish().expect("finish");
     assert_eq!(observable_state(tid), before);
     program.detach();
@@ -371,7 +381,7 @@ fn syscall_list_runs(#[case] script: &str, #[case] state: char, #[values(true, f
         let pending = remote.begin_list(Some(&mut buffer), calls, &[]).expect("begin_list");
         let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
         assert_eq!(results.len(), count);
-        assert_eq!(results[0].result, Ok(tid as u64));
+        assert_eq!(results[0].result, Ok(tid.as_raw() as u64));
         if count == 1 {
             continue;
         }
@@ -406,11 +416,13 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
         .begin_list(Some(&mut buffer), calls, &child_calls)
         .expect("begin_list");
     let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
-    assert_eq!(results[0].result, Ok(tid as u64));
-    let child = results[1].result.expect("clone") as i32;
-    assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child as u64)]);
+    assert_eq!(results[0].result, Ok(tid.as_raw() as u64));
+    let child_pid = results[1].result.expect("clone");
+    assert_eq!(remote.take_events(), [(libc::PTRACE_EVENT_CLONE, child_pid)]);
+    let child = Pid::from_raw(child_pid as i32);
     let mut child_remote = remote.attach_child(child).expect("the child is traced");
     let mut child_buffer = buffer.in_child(child);
+    let child = child.main_thread();
     let pending = child_remote
         .run_child_list(Some(&mut child_buffer), 2, child_calls)
         .expect("begin_list");
@@ -418,7 +430,7 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
         .finish_list(Some(&mut child_buffer), pending)
         .expect("finish_list");
     assert_eq!(results[0].result, Ok(0));
-    assert_eq!(results[1].result, Ok(child as u64));
+    assert_eq!(results[1].result, Ok(child_pid));
     assert!(
         fs::read_dir(format!("/proc/{child}/fd"))
             .expect("the process exists")
@@ -433,7 +445,7 @@ fn child_runs_its_own_list(#[values(true, false)] executable: bool) {
     assert_eq!(regs_of(child), regs_of(tid));
     assert_eq!(observable_state(tid), before);
     program.detach();
-    kill(Pid::from_raw(child), Signal::SIGKILL).expect("kill");
+    kill(child.into(), Signal::SIGKILL).expect("kill");
     wait_until(|| matches!(ptrace::poll(child), Ok(Some(ptrace::WaitEvent::Exited(_)))));
     assert!(proc_files::stat(child).is_err(), "the child is reaped");
     writeln!(program.0.stdin.as_mut().unwrap(), "on").expect("the program reads");
@@ -456,7 +468,7 @@ fn refused_clone_ends_the_list(#[values(true, false)] executable: bool) {
         .begin_list(Some(&mut buffer), calls, &child_calls)
         .expect("begin_list");
     let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
-    assert_eq!(results[0].result, Ok(tid as u64));
+    assert_eq!(results[0].result, Ok(tid.as_raw() as u64));
     assert_eq!(results[1].result, Err(Errno::EINVAL));
     assert_eq!(remote.take_events(), []);
     buffer.unmap(&mut remote).unwrap().expect("munmap");
@@ -480,7 +492,7 @@ fn abandoned_list_leaves_no_trace() {
     let pending = remote.begin_list(Some(&mut buffer), calls(), &[]).expect("begin_list");
     wait_until(|| matches!(proc_files::stat(tid).expect("the process exists").state, 'S' | 't'));
     let results = remote.finish_list(Some(&mut buffer), pending).expect("finish_list");
-    assert_eq!(results[0].result, Ok(tid as u64));
+    assert_eq!(results[0].result, Ok(tid.as_raw() as u64));
     // The list is abandoned: the restore stops the thread wherever it is.
     let pending = remote.begin_list(Some(&mut buffer), calls(), &[]);
     drop(pending.expect("begin_list"));

@@ -23,7 +23,7 @@ use super::members::{self, ExecKey};
 use crate::{
     checkpoint::{self, ErrorKind, Failure, Host, Job, Phase, Report},
     fault::{CheckpointFaults, CheckpointHooks},
-    process::{ProcessId, pidfd::PidFd},
+    process::{Pid, ProcessId, pidfd::PidFd},
 };
 
 /// How long fake-cri may take to acknowledge a phase. A stopped fake-cri must not keep a container frozen.
@@ -36,15 +36,18 @@ const CHECKPOINT_STACK_BYTES: usize = 512 << 10;
 #[derive(Debug)]
 pub(super) enum CheckpointEvent {
     Phase(Phase),
-    /// The tracer's wait collected an exit: pid and wait status.
-    Exited(i32, i32),
+    /// The tracer's wait collected an exit, with this wait status.
+    Exited {
+        pid: Pid,
+        status: i32,
+    },
     /// The checkpoint has ended, and no task is traced.
     Finished(Result<Report, Failure>),
 }
 
 /// The state that both threads share.
 pub(super) struct SharedState {
-    shim_pid: i32,
+    shim_pid: Pid,
     wake_pipe: OwnedFd,
     changed: Condvar,
     inner: Mutex<LockedState>,
@@ -56,7 +59,7 @@ struct LockedState {
     init: Option<ProcessId>,
     ns_init: Option<ProcessId>,
     execs: Vec<ExecKey>,
-    snapshot_pids: Vec<i32>,
+    snapshot_pids: Vec<Pid>,
     /// A snapshot is being created, and its pid is not known yet.
     snapshot_starting: bool,
     events: VecDeque<CheckpointEvent>,
@@ -67,7 +70,7 @@ struct LockedState {
 
 impl SharedState {
     /// Returns the state, and the descriptor that becomes readable when there are events.
-    pub(super) fn new(shim_pid: i32) -> io::Result<(Arc<Self>, OwnedFd)> {
+    pub(super) fn new(shim_pid: Pid) -> io::Result<(Arc<Self>, OwnedFd)> {
         let (wake_read, wake_pipe) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let shared = Self {
             shim_pid,
@@ -97,7 +100,7 @@ impl SharedState {
 
     /// Whether a process that was seen before is a snapshot of the checkpoint. Waits for a snapshot that is being
     /// created, which takes as long as a fork.
-    pub(super) fn is_snapshot(&self, pid: i32) -> bool {
+    pub(super) fn is_snapshot(&self, pid: Pid) -> bool {
         let inner = self.lock();
         let guard = self
             .changed
@@ -224,15 +227,15 @@ impl Host for CheckpointHost {
         self.shared.lock().cancelled
     }
 
-    fn on_exited(&self, pid: i32, status: i32) {
-        self.shared.push(CheckpointEvent::Exited(pid, status));
+    fn on_exited(&self, pid: Pid, status: i32) {
+        self.shared.push(CheckpointEvent::Exited { pid, status });
     }
 
     fn on_snapshot_starting(&self) {
         self.shared.lock().snapshot_starting = true;
     }
 
-    fn on_snapshots(&self, copies: &[i32]) {
+    fn on_snapshots(&self, copies: &[Pid]) {
         let mut inner = self.shared.lock();
         inner.snapshot_pids = copies.to_vec();
         inner.snapshot_starting = false;

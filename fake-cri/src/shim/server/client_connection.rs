@@ -10,7 +10,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::Serialize;
 
 use super::super::message::{self, ShimRequest};
-use crate::process::{ProcessId, pidfd::PidFd};
+use crate::process::{Pid, ProcessId, pidfd::PidFd};
 
 /// Above this number of unsent bytes the producer must wait.
 const UNSENT_LIMIT_BYTES: usize = 256 << 10;
@@ -113,7 +113,7 @@ impl ClientConnection {
     /// The process of the client: fake-cri.
     pub(super) fn peer(&self) -> Option<PidFd> {
         let credentials = getsockopt(&self.socket, PeerCredentials).ok()?;
-        PidFd::open(ProcessId::from_pid(credentials.pid()).ok()?).ok()
+        PidFd::open(ProcessId::from_pid(Pid::from_raw(credentials.pid())).ok()?).ok()
     }
 }
 

@@ -238,7 +238,7 @@ impl ShimServer {
             let Some(id) = self.checkpoint_connection else { continue };
             match event {
                 CheckpointEvent::Phase(phase) => self.send(id, &ShimReply::Phase(phase)),
-                CheckpointEvent::Exited(pid, status) => self.on_reaped(Reaped {
+                CheckpointEvent::Exited { pid, status } => self.on_reaped(Reaped {
                     pid,
                     status,
                     cpu_time: None,
@@ -282,8 +282,8 @@ impl ShimServer {
         let children = pstree::children(self.shim_process.pid)?;
         if !children.is_empty() && since.elapsed() < KILL_TIMEOUT {
             // A traced child stays a zombie until the tracer detaches.
-            if self.checkpoint_connection.is_some() && children.iter().any(|stat| pstree::tracer_tid(stat.id.pid) != 0)
-            {
+            let is_traced = |stat: &pstree::ProcStat| pstree::tracer_tid(stat.id.pid.main_thread()).is_some();
+            if self.checkpoint_connection.is_some() && children.iter().any(is_traced) {
                 self.exited_during_checkpoint = true;
                 self.shared.cancel();
             }

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, io};
 
 use crate::process::{
-    ProcessId,
+    Pid, ProcessId,
     pstree::{self, ProcStat},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Members {
 }
 
 pub(super) fn find_members(
-    shim: i32,
+    shim: Pid,
     init: Option<ProcessId>,
     ns_init: Option<ProcessId>,
     execs: &[ExecKey],
@@ -43,13 +43,13 @@ pub(super) fn find_members(
         container: Vec::new(),
         execs: Vec::new(),
     };
-    let mut unassigned_pids: HashSet<i32> = descendants.iter().map(|stat| stat.id.pid).collect();
+    let mut unassigned_pids: HashSet<Pid> = descendants.iter().map(|stat| stat.id.pid).collect();
     for (exec_index, exec) in execs.iter().enumerate() {
         let is_root = |stat: &ProcStat| {
             stat.sid == exec.root.pid
                 || stat.ppid == shim && Some(stat.id) != init && pstree::environ_has(stat.id.pid, EXEC_ID_ENV, &exec.id)
         };
-        let root_pids: HashSet<i32> = descendants
+        let root_pids: HashSet<Pid> = descendants
             .iter()
             .filter(|stat| is_root(stat))
             .map(|stat| stat.id.pid)

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use nix::{
     time::clock_getcpuclockid,
-    unistd::{Pid, SysconfVar, sysconf},
+    unistd::{SysconfVar, sysconf},
 };
 
 use super::{super::ShimStats, ShimServer, ShimStage};
@@ -55,7 +55,7 @@ impl ShimServer {
 
 /// The CPU time of a process by its own clock (nanoseconds) and of the children that it has reaped (ticks).
 fn cpu_time(stat: &ProcStat, ticks: u64) -> Duration {
-    let clock_time = clock_getcpuclockid(Pid::from_raw(stat.id.pid)).and_then(|clock| clock.now());
+    let clock_time = clock_getcpuclockid(stat.id.pid.into()).and_then(|clock| clock.now());
     let total = clock_time.map_or(Duration::ZERO, Duration::from);
     total + Duration::from_nanos(stat.children_cpu_ticks.saturating_mul(1_000_000_000 / ticks.max(1)))
 }

@@ -10,7 +10,7 @@ use super::{
     super::{context::TaskCtx, fown::no_fown},
     NsPids, epoll,
 };
-use crate::process::proc_files::OpenFd;
+use crate::process::{Pid, proc_files::OpenFd};
 
 /// `PIDFD_THREAD` (linux/pidfd.h).
 const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
@@ -121,6 +121,8 @@ pub(super) fn set_external(entry: &mut FileEntry, fown: FownEntry) {
 /// A pidfd of a process of the container, or of a reaped process. `None` for pidfds that CRIU refuses too
 /// (criu/pidfd.c): of a process outside of the container, or of a thread.
 fn pidfd_entry(task: &mut TaskCtx<'_>, id: u32, descriptor: &OpenFd, ns_pids: &NsPids) -> Option<PidfdEntry> {
+    /// The pid of a reaped process, in fdinfo and in the image.
+    const REAPED: i32 = -1;
     let OpenFd { fd, info, .. } = descriptor;
     if info.flags & PIDFD_THREAD != 0 {
         task.unsupported(format_args!(
@@ -132,11 +134,11 @@ fn pidfd_entry(task: &mut TaskCtx<'_>, id: u32, descriptor: &OpenFd, ns_pids: &N
     let target = info
         .get("Pid")
         .and_then(|target| target.parse::<i32>().ok())
-        .unwrap_or(-1);
+        .unwrap_or(REAPED);
     let nspid = match target {
-        -1 => -1,
-        target => match ns_pids.ns_pid(target) {
-            Some(ns_pid) => ns_pid,
+        REAPED => REAPED,
+        target => match ns_pids.ns_pid(Pid::from_raw(target)) {
+            Some(ns_pid) => ns_pid.as_raw().cast_signed(),
             None => {
                 task.unsupported(format_args!(
                     "the pidfd of descriptor {fd}, whose process is outside of the container"
@@ -167,7 +169,10 @@ fn parse_time(value: Option<&str>) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checkpoint::dump_log::DumpLog, process::proc_files::FdInfo};
+    use crate::{
+        checkpoint::dump_log::DumpLog,
+        process::{NsPid, RemoteFd, Tid, proc_files::FdInfo},
+    };
 
     #[test]
     fn timer_values_are_parsed() {
@@ -178,9 +183,9 @@ mod tests {
     #[test]
     fn pidfds_of_other_tasks_are_unsupported() {
         let mut ns_pids = NsPids::default();
-        ns_pids.insert(4711, 7);
+        ns_pids.insert(Pid::from_raw(4711), NsPid::from_raw(7));
         let descriptor = |flags, pid: &str| OpenFd {
-            fd: 3,
+            fd: RemoteFd::from_raw(3),
             target: "anon_inode:[pidfd]".into(),
             info: FdInfo {
                 flags,
@@ -192,7 +197,7 @@ mod tests {
         };
         let read_write = libc::O_RDWR as u32 | libc::O_CLOEXEC as u32;
         let mut log = DumpLog::new(std::time::Instant::now());
-        let mut task = TaskCtx::new(2, 2, &mut log);
+        let mut task = TaskCtx::new(Pid::from_raw(2), Tid::from_raw(2), &mut log);
         let mut parse_pidfd = |descriptor: &OpenFd| pidfd_entry(&mut task, 1, descriptor, &ns_pids);
         let live = parse_pidfd(&descriptor(read_write | libc::O_NONBLOCK as u32, "4711")).expect("of the container");
         assert_eq!((live.ino, live.flags, live.nspid), (4, libc::O_NONBLOCK as u32, 7));

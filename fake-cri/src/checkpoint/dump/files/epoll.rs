@@ -14,7 +14,10 @@ use cri_proto::criu::message::{EventpollFileEntry, EventpollTfdEntry};
 use nix::errno::Errno;
 
 use super::super::context::TaskCtx;
-use crate::process::syscalls::{KcmpEpollSlot, KcmpType, kcmp_epoll_order, kcmp_order};
+use crate::process::{
+    RemoteFd, Tid,
+    syscalls::{KcmpEpollSlot, KcmpType, kcmp_epoll_order, kcmp_order},
+};
 
 /// Flags in the event mask of a watch: `EPOLLEXCLUSIVE`, `EPOLLWAKEUP`, `EPOLLONESHOT`, `EPOLLET` (linux/eventpoll.h).
 const EPOLL_FLAG_BITS: u32 = 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
@@ -42,7 +45,7 @@ pub(super) fn parse_watch(id: u32, line: &str) -> Option<EventpollTfdEntry> {
 
 /// Sets the fd of every watch to an fd that refers to the watched file now. `fds` are the fds of the process that has
 /// the epoll fd, in ascending order.
-pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileEntry, fd: i32, fds: &[i32]) {
+pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileEntry, fd: RemoteFd, fds: &[RemoteFd]) {
     let proc_tid = task.proc_tid;
     let mut next_offsets: HashMap<u32, u32> = HashMap::new();
     let mut used_fds = HashSet::new();
@@ -57,12 +60,12 @@ pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileE
         }
         let offset = next_offsets.entry(watch.tfd).or_default();
         let slot = KcmpEpollSlot {
-            efd: fd.unsigned_abs(),
+            efd: fd.as_raw().unsigned_abs(),
             tfd: watch.tfd,
             toff: *offset,
         };
         *offset += 1;
-        let watched_fd = watch.tfd.cast_signed();
+        let watched_fd = RemoteFd::from_raw(watch.tfd.cast_signed());
         match kcmp_epoll_order(proc_tid, watched_fd, slot) {
             Ok(Ordering::Equal) => drop(used_fds.insert(watched_fd)),
             // Without kcmp only the fd counts.
@@ -88,7 +91,7 @@ pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileE
         match unused_fd_of_file(proc_tid, &fds_by_file, *slot, &used_fds) {
             Some(new_fd) => {
                 used_fds.insert(new_fd);
-                watch.tfd = new_fd.unsigned_abs();
+                watch.tfd = new_fd.as_raw().unsigned_abs();
                 true
             }
             None => {
@@ -105,9 +108,14 @@ pub(super) fn resolve_watches(task: &mut TaskCtx<'_>, epoll: &mut EventpollFileE
 
 /// An fd of the watched file that no other watch of the same epoll fd uses: each pair of file and fd can be watched
 /// once.
-fn unused_fd_of_file(proc_tid: i32, fds_by_file: &[i32], slot: KcmpEpollSlot, used_fds: &HashSet<i32>) -> Option<i32> {
+fn unused_fd_of_file(
+    proc_tid: Tid,
+    fds_by_file: &[RemoteFd],
+    slot: KcmpEpollSlot,
+    used_fds: &HashSet<RemoteFd>,
+) -> Option<RemoteFd> {
     let position = fds_by_file.binary_search_by(|fd| kcmp_epoll_order(proc_tid, *fd, slot).unwrap_or(Ordering::Less));
-    let is_same = |fd: &&i32| kcmp_epoll_order(proc_tid, **fd, slot) == Ok(Ordering::Equal);
+    let is_same = |fd: &&RemoteFd| kcmp_epoll_order(proc_tid, **fd, slot) == Ok(Ordering::Equal);
     let (before, after) = fds_by_file.split_at(position.ok()?);
     let same_file = after
         .iter()

@@ -71,7 +71,7 @@ pub(super) fn lookup(source: &Path) -> Option<KernelFs> {
     Some(KernelFs { name, handling })
 }
 
-/// The pid in a procfs path: `/proc/4711/stat`.
+/// The pid in a procfs path: `/proc/4711/stat`. The pid namespace is that of the mount, which the path does not show.
 pub(super) fn proc_pid(kernel_fs: KernelFs, path: &Path) -> Option<i32> {
     let rest = path.strip_prefix("/proc").ok().filter(|_| kernel_fs.name == "proc")?;
     rest.components().next()?.as_os_str().to_str()?.parse().ok()

@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 
 use super::super::context::TaskCtx;
-use crate::process::proc_files::FdInfo;
+use crate::process::{RemoteFd, proc_files::FdInfo};
 
 /// How many locks of one fd are listed; the rest is counted.
 const MAX_LISTED_LOCKS: usize = 3;
@@ -24,7 +24,7 @@ pub(super) struct Locks {
 
 impl Locks {
     /// Reports the locks in the `fdinfo` of an fd.
-    pub(super) fn report(&mut self, task: &mut TaskCtx<'_>, fd: i32, file_id: u32, info: &FdInfo) {
+    pub(super) fn report(&mut self, task: &mut TaskCtx<'_>, fd: RemoteFd, file_id: u32, info: &FdInfo) {
         let mut new_locks: Vec<&str> = Vec::new();
         for line in info.all("lock") {
             // `1: POSIX  ADVISORY  WRITE 4711 08:02:1234 0 EOF`: the number before the colon is a line counter.
@@ -50,7 +50,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::checkpoint::dump_log::DumpLog;
+    use crate::{
+        checkpoint::dump_log::DumpLog,
+        process::{Pid, Tid},
+    };
 
     fn info(lines: &[&str]) -> FdInfo {
         let more = lines.iter().map(|line| ("lock".to_owned(), (*line).to_owned()));
@@ -60,18 +63,23 @@ mod tests {
         }
     }
 
+    fn report(locks: &mut Locks, log: &mut DumpLog, pid: i32, fd: i32, file_id: u32, info: &FdInfo) {
+        let task = &mut TaskCtx::new(Pid::from_raw(pid), Tid::from_raw(pid), log);
+        locks.report(task, RemoteFd::from_raw(fd), file_id, info);
+    }
+
     #[test]
     fn each_lock_is_reported_once_and_the_list_is_bounded() {
         let mut log = DumpLog::new(Instant::now());
         let mut locks = Locks::default();
-        locks.report(&mut TaskCtx::new(1, 1, &mut log), 3, 7, &info(&[]));
+        report(&mut locks, &mut log, 1, 3, 7, &info(&[]));
         assert_eq!(log.unsupported_summary(), None);
         let flock = "1: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF";
-        locks.report(&mut TaskCtx::new(1, 1, &mut log), 3, 7, &info(&[flock]));
+        report(&mut locks, &mut log, 1, 3, 7, &info(&[flock]));
         // The child of pid 1 shares the open file and has a lock of its own.
         let child_lock = "1: POSIX  ADVISORY  WRITE 2 08:02:9 0 4";
         let both = info(&[child_lock, "2: FLOCK  ADVISORY  WRITE 1 08:02:9 0 EOF"]);
-        locks.report(&mut TaskCtx::new(2, 2, &mut log), 3, 7, &both);
+        report(&mut locks, &mut log, 2, 3, 7, &both);
         let text = log.text();
         assert_eq!(text.matches("FLOCK").count(), 1, "{text}");
         assert!(
@@ -83,7 +91,7 @@ mod tests {
             .map(|start| format!("1: OFDLCK ADVISORY  READ -1 08:02:9 {start} {start}"))
             .collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        locks.report(&mut TaskCtx::new(3, 3, &mut log), 4, 8, &info(&many));
+        report(&mut locks, &mut log, 3, 4, 8, &info(&many));
         assert!(
             log.unsupported_summary()
                 .is_some_and(|lines| lines.ends_with("; and 6 more)"))

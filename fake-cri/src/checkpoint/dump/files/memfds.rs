@@ -25,7 +25,7 @@ use nix::{
 use super::super::{ImageSetBuilder, fown::no_fown, pagemap::pagemap_image, shmem::data_ranges};
 use crate::{
     checkpoint::pages::{PageRun, PagesFile},
-    process::{file_mapping::FileMapping, pagemap::PAGE_SIZE, proc_files::FdInfo},
+    process::{Pid, file_mapping::FileMapping, pagemap::PAGE_SIZE, proc_files::FdInfo},
 };
 
 /// The kernel's prefix of a memfd's name.
@@ -109,7 +109,7 @@ impl Memfds {
         }
         let entries = self.inodes.iter().map(|(inode, _)| inode);
         images.push(Kind::MemfdInode.file_name(None), encode(Kind::MemfdInode, entries));
-        let own_pid = std::process::id() as i32;
+        let own_pid = Pid::current();
         for (inode, file) in &self.inodes {
             let ranges = data_ranges(file)?;
             let end = ranges.last().map_or(0, |range| range.end);
@@ -121,7 +121,7 @@ impl Memfds {
                 .zip(mapped_file.iter().cycle())
                 .map(|(range, mapped_file)| PageRun {
                     pid: own_pid,
-                    proc_tid: own_pid,
+                    proc_tid: own_pid.main_thread(),
                     range: mapped_file.address_range(range),
                     not_forked: true,
                 });

@@ -28,7 +28,10 @@ use nix::{
 };
 
 use super::super::{ImageSetBuilder, context::TaskCtx, fown::no_fown};
-use crate::{checkpoint::dump_log::DumpLog, process::socket::poll_readiness};
+use crate::{
+    checkpoint::dump_log::DumpLog,
+    process::{Pid, RemoteFd, Tid, socket::poll_readiness},
+};
 
 /// More than the capacity of any pipe.
 const MAX_PIPE_BYTES: usize = 1 << 30;
@@ -55,15 +58,15 @@ pub(super) struct PipeContents {
 
 struct FifoReader {
     inode: u32,
-    pid: i32,
-    fd: i32,
+    pid: Pid,
+    fd: RemoteFd,
 }
 
 /// An fd of a pipe or FIFO.
 #[derive(Clone, Copy)]
 pub(super) struct PipeEnd<'a> {
     pub(super) inode: u32,
-    pub(super) fd: i32,
+    pub(super) fd: RemoteFd,
     /// Open file flags.
     pub(super) flags: u32,
     /// A duplicate of the fd in this process.
@@ -80,7 +83,7 @@ impl PipeEnd<'_> {
 /// The owner and group of a pipe, in the fields for F_SETOWN: `pipe_entry` has no other fields for them, and CRIU
 /// ignores both if there is no F_SETOWN owner (`pid` is 0; criu/files.c). Without the owner, a process that is not root
 /// could not open its own pipe by `/proc/self/fd` after a restore. No field can hold a changed mode.
-pub(super) fn pipe_fown(task: &mut TaskCtx<'_>, fd: i32, metadata: &Metadata) -> FownEntry {
+pub(super) fn pipe_fown(task: &mut TaskCtx<'_>, fd: RemoteFd, metadata: &Metadata) -> FownEntry {
     let mode = metadata.mode() & 0o7777;
     if mode != NEW_PIPE_MODE {
         task.unsupported(format_args!("the mode {mode:o} of the pipe of descriptor {fd}"));
@@ -139,7 +142,7 @@ impl PipeContents {
     }
 
     /// Records an end of a FIFO.
-    pub(super) fn add_fifo_end(&mut self, pid: i32, end: PipeEnd<'_>) {
+    pub(super) fn add_fifo_end(&mut self, pid: Pid, end: PipeEnd<'_>) {
         let has_hung_up = |dup_fd| poll_readiness(dup_fd).map_or(true, |events| events.contains(PollFlags::POLLHUP));
         if end.flags & libc::O_PATH as u32 != 0 {
             return;
@@ -181,7 +184,7 @@ impl PipeContents {
 }
 
 /// Opens a new read end of the pipe at an fd.
-fn open_reader(proc_tid: i32, fd: i32) -> io::Result<File> {
+fn open_reader(proc_tid: Tid, fd: RemoteFd) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -189,7 +192,7 @@ fn open_reader(proc_tid: i32, fd: i32) -> io::Result<File> {
 }
 
 /// The unread content of a FIFO for which the container has only write ends.
-fn read_content_as_writer(proc_tid: i32, fd: i32, dup_fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
+fn read_content_as_writer(proc_tid: Tid, fd: RemoteFd, dup_fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u32)> {
     let unread = rustix::io::ioctl_fionread(dup_fd)?;
     if unread == 0 {
         let size = fcntl(dup_fd, FcntlArg::F_GETPIPE_SZ)?;
@@ -235,7 +238,7 @@ mod tests {
     #[test]
     fn unread_bytes_are_copied_and_stay_in_the_pipe() {
         let (mut reader, mut writer) = io::pipe().expect("pipe");
-        let own_pid = std::process::id() as i32;
+        let own_tid = Tid::current();
         assert_eq!(read_content(reader.as_fd()).expect("copy").0, b"");
         // In several writes, each of which takes a pipe buffer of its own.
         let mut written = Vec::new();
@@ -245,7 +248,7 @@ mod tests {
             written.extend(chunk);
         }
         for fd in [reader.as_raw_fd(), writer.as_raw_fd()] {
-            let own_reader = open_reader(own_pid, fd).expect("a reader");
+            let own_reader = open_reader(own_tid, RemoteFd::from_raw(fd)).expect("a reader");
             assert_eq!(
                 read_content(own_reader.as_fd()).expect("copy"),
                 (written.clone(), 65_536)
@@ -265,8 +268,10 @@ mod tests {
         let open = |options: &mut OpenOptions| options.custom_flags(libc::O_NONBLOCK).open(&path).expect("opened");
         let reader = open(OpenOptions::new().read(true));
         let mut writer = open(OpenOptions::new().write(true));
-        let own_pid = std::process::id() as i32;
-        let read_as_writer = |writer: &File| read_content_as_writer(own_pid, writer.as_raw_fd(), writer.as_fd());
+        let own_pid = Pid::current();
+        let remote_fd = |file: &File| RemoteFd::from_raw(file.as_raw_fd());
+        let read_as_writer =
+            |writer: &File| read_content_as_writer(own_pid.main_thread(), remote_fd(writer), writer.as_fd());
         assert_eq!(read_as_writer(&writer).expect("no unread bytes").0, b"");
         writer.write_all(b"unread").expect("room in the FIFO");
         assert_eq!(read_as_writer(&writer).expect("the FIFO has a reader").0, b"unread");
@@ -279,11 +284,11 @@ mod tests {
         let mut log = DumpLog::new(std::time::Instant::now());
         let end = |access: i32, dup_fd| PipeEnd {
             inode: 7,
-            fd: writer.as_raw_fd(),
+            fd: remote_fd(&writer),
             flags: access.cast_unsigned(),
             dup_fd,
         };
-        let task = &mut TaskCtx::new(own_pid, own_pid, &mut log);
+        let task = &mut TaskCtx::new(own_pid, own_pid.main_thread(), &mut log);
         pipes.add(task, true, end(libc::O_WRONLY, None));
         pipes.add(task, true, end(libc::O_RDWR, Some(read_write.as_fd())));
         pipes.report_unreadable(&mut log);

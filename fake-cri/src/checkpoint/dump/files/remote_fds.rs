@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::super::context::TaskCtx;
-use crate::process::{ProcessId, pidfd::PidFd};
+use crate::process::{ProcessId, RemoteFd, pidfd::PidFd};
 
 /// Duplicates fds of one process, if the kernel allows it.
 pub(super) struct RemoteFds {
@@ -22,7 +22,7 @@ impl RemoteFds {
     }
 
     /// The duplicate of one fd. A failure is reported in the log.
-    pub(super) fn dup(&self, task: &mut TaskCtx<'_>, fd: i32) -> Option<OwnedFd> {
+    pub(super) fn dup(&self, task: &mut TaskCtx<'_>, fd: RemoteFd) -> Option<OwnedFd> {
         let dup_fd = self.pidfd.as_ref()?.getfd(fd);
         let dup_fd = dup_fd.inspect_err(|error| {
             task.unsupported(format_args!(

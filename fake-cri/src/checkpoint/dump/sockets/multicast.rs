@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::SocketKind;
-use crate::process::{proc_files, socket::is_multicast_member};
+use crate::process::{Tid, proc_files, socket::is_multicast_member};
 
 /// The groups of a network namespace, each with its interface index.
-pub(super) fn list_groups(proc_tid: i32) -> Vec<(u32, IpAddr)> {
+pub(super) fn list_groups(proc_tid: Tid) -> Vec<(u32, IpAddr)> {
     let igmp = proc_files::read_text(proc_tid, "net/igmp").map(|text| parse_igmp(&text));
     let igmp6 = proc_files::read_text(proc_tid, "net/igmp6").map(|text| parse_igmp6(&text));
     let mut groups: Vec<_> = igmp

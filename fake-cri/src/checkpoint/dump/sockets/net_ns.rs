@@ -7,7 +7,7 @@ use super::{SocketKind, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, multicast, unsup
 use crate::{
     checkpoint::dump_log::DumpLog,
     process::{
-        socket,
+        Tid, socket,
         unix_diag::{UnixDiag, in_netns_of, unix_socket, unix_sockets},
     },
 };
@@ -20,7 +20,7 @@ const SS_CONNECTED: u32 = 3;
 /// A network namespace, read through a thread in it.
 #[derive(Debug)]
 pub(super) struct NetNs {
-    proc_tid: i32,
+    proc_tid: Tid,
     sockets: HashMap<u64, ListedSocket>,
     /// Read for the first unix socket. Empty if it cannot be read, which is reported in the log.
     unix_states: Option<HashMap<u32, UnixDiag>>,
@@ -53,7 +53,7 @@ pub(super) struct InetSocket {
 }
 
 impl NetNs {
-    pub(super) fn new(proc_tid: i32) -> Self {
+    pub(super) fn new(proc_tid: Tid) -> Self {
         Self {
             proc_tid,
             sockets: list_sockets(proc_tid),
@@ -114,7 +114,7 @@ impl NetNs {
 }
 
 /// The sockets listed in the network namespace of a thread.
-fn list_sockets(proc_tid: i32) -> HashMap<u64, ListedSocket> {
+fn list_sockets(proc_tid: Tid) -> HashMap<u64, ListedSocket> {
     let mut sockets = HashMap::new();
     if let Ok(text) = fs::read(format!("/proc/{proc_tid}/net/unix")) {
         sockets.extend(text.split(|byte| *byte == b'\n').skip(1).filter_map(parse_unix_line));

@@ -19,7 +19,7 @@ use super::{
     queue::SocketQueues,
     socket_options,
 };
-use crate::process::{proc_files, unix_diag::UnixDiag};
+use crate::process::{RemoteFd, proc_files, unix_diag::UnixDiag};
 
 /// The character that `/proc/net/unix` shows for a NUL.
 const NUL_PLACEHOLDER: u8 = b'@';
@@ -130,7 +130,7 @@ struct BoundFile {
 impl BoundFile {
     /// Finds the file by the socket's name, and by the inode and device that sock_diag reports. The name alone could
     /// refer to the file of another socket, which was bound later.
-    fn find(task: &mut TaskCtx<'_>, fd: i32, name: &[u8], file: Option<(u32, u32)>) -> Self {
+    fn find(task: &mut TaskCtx<'_>, fd: RemoteFd, name: &[u8], file: Option<(u32, u32)>) -> Self {
         let proc_tid = task.proc_tid;
         let path = name.strip_suffix(&[0]).unwrap_or(name);
         let path = Path::new(std::ffi::OsStr::from_bytes(path));

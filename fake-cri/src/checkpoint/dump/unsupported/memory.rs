@@ -64,18 +64,22 @@ pub(in super::super) fn report_mapping(task: &mut TaskCtx<'_>, mapping: &Mapping
 #[cfg(test)]
 mod tests {
     use super::{super::tests::unsupported_lines, *};
+    use crate::process::Pid;
 
     #[test]
     fn unsupported_mapping_state_is_reported() {
         let plain = Mapping::anonymous(0x1000..0x2000, &[*b"rd", *b"wr"]);
-        assert_eq!(unsupported_lines(1, |task| report_mapping(task, &plain)), None);
+        assert_eq!(
+            unsupported_lines(Pid::from_raw(1), |task| report_mapping(task, &plain)),
+            None
+        );
         let unusual = Mapping {
             flags: vec![*b"sl", *b"uw"],
             protection_key: 7,
             name: "anon_inode:[io_uring]".into(),
             ..plain.clone()
         };
-        let lines = unsupported_lines(1, |task| report_mapping(task, &unusual)).expect("four lines");
+        let lines = unsupported_lines(Pid::from_raw(1), |task| report_mapping(task, &unusual)).expect("four lines");
         for part in ["the seal", "userfaultfd", "protection key 7", "io_uring"] {
             assert!(lines.contains(part), "{lines}");
         }
@@ -83,7 +87,7 @@ mod tests {
             name: "[anon:cache of names]".into(),
             ..plain
         };
-        let lines = unsupported_lines(1, |task| report_mapping(task, &named)).expect("one line");
+        let lines = unsupported_lines(Pid::from_raw(1), |task| report_mapping(task, &named)).expect("one line");
         assert!(lines.contains("the name [anon:cache of names]"), "{lines}");
     }
 

@@ -1,7 +1,10 @@
 //! Scheduling: settings of a thread besides policy, priority and nice value.
 
 use super::TaskCtx;
-use crate::process::syscalls::{self, Scheduling};
+use crate::process::{
+    Tid,
+    syscalls::{self, Scheduling},
+};
 
 /// Policies with parameters besides a priority (linux/sched.h), and the flag that can be set with a policy.
 const SCHED_DEADLINE: u32 = 6;
@@ -14,7 +17,7 @@ const IO_BEST_EFFORT: u32 = 2;
 const IO_IDLE: u32 = 3;
 
 /// Reports the scheduling settings of a thread besides policy, priority and nice value.
-pub(in super::super) fn report_scheduling(task: &mut TaskCtx<'_>, tid: i32, scheduling: &Scheduling) {
+pub(in super::super) fn report_scheduling(task: &mut TaskCtx<'_>, tid: Tid, scheduling: &Scheduling) {
     match scheduling.policy & !SCHED_RESET_ON_FORK {
         SCHED_DEADLINE => task.unsupported(format_args!(
             "runtime, deadline and period of thread {tid} (SCHED_DEADLINE)"
@@ -48,6 +51,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::{super::tests::unsupported_lines, *};
+    use crate::process::Pid;
 
     #[test]
     fn deadline_and_io_priority_are_reported() {
@@ -59,19 +63,20 @@ mod tests {
                 .spawn()
                 .expect("spawn sleep")
         };
-        let scheduling_of = |pid: i32| syscalls::scheduling(pid).expect("scheduling");
+        let scheduling_of = |tid: Tid| syscalls::scheduling(tid).expect("scheduling");
         let mut plain = child();
-        let pid = plain.id() as i32;
-        let lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &scheduling_of(pid)));
+        let pid = Pid::from_raw(plain.id() as i32);
+        let tid = pid.main_thread();
+        let lines = unsupported_lines(pid, |task| report_scheduling(task, tid, &scheduling_of(tid)));
         let deadline = Scheduling {
             policy: SCHED_DEADLINE | SCHED_RESET_ON_FORK,
-            ..scheduling_of(pid)
+            ..scheduling_of(tid)
         };
-        let deadline_lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &deadline));
+        let deadline_lines = unsupported_lines(pid, |task| report_scheduling(task, tid, &deadline));
         let set = Command::new("ionice")
             .args(["-c", "2", "-n", "7", "-p", &pid.to_string()])
             .status();
-        let ionice_lines = unsupported_lines(pid, |task| report_scheduling(task, pid, &scheduling_of(pid)));
+        let ionice_lines = unsupported_lines(pid, |task| report_scheduling(task, tid, &scheduling_of(tid)));
         plain.kill().unwrap();
         plain.wait().unwrap();
         assert_eq!(lines, None);

@@ -2,6 +2,7 @@
 
 use super::{DumperContext, SPECULATION_FIELDS, TaskCtx, affinity, differing_namespaces, namespaces, speculation};
 use crate::process::{
+    Tid,
     proc_files::{self, StatusText},
     syscalls::{self, KcmpType, kcmp_equal},
 };
@@ -15,7 +16,7 @@ const SHARED_BY_CLONE: [(KcmpType, &str); 3] = [
 
 impl DumperContext {
     /// Reports the state of a thread that differs from the dumper's, or from that of its process (`proc_tid`).
-    pub(in super::super) fn report_thread(&self, task: &mut TaskCtx<'_>, tid: i32, status: Option<&StatusText>) {
+    pub(in super::super) fn report_thread(&self, task: &mut TaskCtx<'_>, tid: Tid, status: Option<&StatusText>) {
         let differs = |of_dumper: &Option<String>, name| {
             let of_thread = proc_files::read_text(tid, name).ok();
             of_thread.filter(|its| of_dumper.as_ref() != Some(its))
@@ -39,7 +40,7 @@ impl DumperContext {
     }
 
     /// Reports CPU and scheduler settings of a thread that images cannot hold.
-    fn report_cpu_state(&self, task: &mut TaskCtx<'_>, tid: i32, status: Option<&StatusText>) {
+    fn report_cpu_state(&self, task: &mut TaskCtx<'_>, tid: Tid, status: Option<&StatusText>) {
         if let Ok((min_clamp, max_clamp)) = syscalls::uclamp(tid)
             && self
                 .util_clamp
@@ -78,7 +79,7 @@ impl DumperContext {
 }
 
 /// Reports objects that a thread does not share with its process.
-fn report_unshared(task: &mut TaskCtx<'_>, tid: i32) {
+fn report_unshared(task: &mut TaskCtx<'_>, tid: Tid) {
     let proc_tid = task.proc_tid;
     for (kcmp_type, name) in SHARED_BY_CLONE {
         if kcmp_equal(proc_tid, tid, kcmp_type) == Some(false) {

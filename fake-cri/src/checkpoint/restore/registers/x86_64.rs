@@ -9,6 +9,7 @@ use cri_proto::criu::message::{
 
 use super::super::RestoreError;
 use crate::process::{
+    Tid,
     arch::{XFeature, XSAVE_LEGACY_BYTES, XSTATE_BV_OFFSET, xfeature_range},
     ptrace::{self, GeneralRegs, RegisterSet},
 };
@@ -67,7 +68,7 @@ pub(in super::super) fn same_registers(left: &CoreEntry, right: &CoreEntry) -> b
     }
 }
 
-pub(in super::super) fn set(tid: i32, core: &CoreEntry) -> Result<(), RestoreError> {
+pub(in super::super) fn set(tid: Tid, core: &CoreEntry) -> Result<(), RestoreError> {
     let info = core
         .thread_info
         .as_ref()
