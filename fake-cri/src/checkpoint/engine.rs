@@ -32,7 +32,7 @@ use super::{
     dump_log::DumpLog,
     error::Error,
     freeze::FrozenContainer,
-    snapshot::{self, Prescan, SnapshotBuilder, SnapshotRefused, SnapshotSet},
+    snapshot::{self, ForkOutcome, SnapshotBuilder, SnapshotPlan, SnapshotRefused, SnapshotSet},
     stats,
 };
 use crate::process::{affinity::AvoidCpuGuard, pstree};
@@ -102,7 +102,7 @@ struct Checkpoint<'a> {
 struct Frozen<'a> {
     container: FrozenContainer<'a>,
     dumper: DumperContext,
-    prescan: Result<Prescan, SnapshotRefused>,
+    plan: SnapshotPlan,
     /// The processes execute the parasite query while this thread reads the rest, so this thread leaves the CPU of
     /// init.
     avoid_cpu: Option<AvoidCpuGuard>,
@@ -138,7 +138,7 @@ impl<'a> Checkpoint<'a> {
         cgroup_freezer::refuse_frozen(&self.host.members().map_err(Error::ListMembers)?)?;
         let init = self.job.init.pid;
         let dumper = DumperContext::read(pstree::live_thread(init));
-        let prescan = snapshot::prescan(self.job, self.host)?;
+        let plan = snapshot::plan(self.job, self.host)?;
         self.log.info(format_args!("prescan done"));
         let avoid_cpu = AvoidCpuGuard::of_task(init.main_thread());
         let bound = self.job.freeze_timeout;
@@ -147,7 +147,7 @@ impl<'a> Checkpoint<'a> {
         Ok(Frozen {
             container,
             dumper,
-            prescan,
+            plan,
             avoid_cpu,
         })
     }
@@ -158,15 +158,18 @@ impl<'a> Checkpoint<'a> {
         let Frozen {
             container,
             dumper,
-            prescan,
+            plan,
             avoid_cpu,
         } = frozen;
         let (job, cancel, log) = (self.job, self.cancel, &mut self.log);
-        let scan = dump::scan_frozen(&container, job.init, self.hooks, prescan.as_ref().ok(), cancel, log)?;
-        let builder = SnapshotBuilder::begin(self.host, &container, &scan, prescan, job.freeze_timeout, log)?;
+        let scan = dump::scan_frozen(&container, job.init, self.hooks, plan.prescan(), cancel, log)?;
+        let builder = SnapshotBuilder::begin(self.host, &container, &scan, plan, job.freeze_timeout, log)?;
         let mut dump = scan.read(job.init, &dumper, cancel, log)?;
         log.info(format_args!("collected the frozen state"));
-        let (query_results, snapshots) = builder.finish(log)?;
+        let ForkOutcome {
+            query_results,
+            snapshots,
+        } = builder.finish(log)?;
         dump.merge_query_results(&query_results);
         if snapshots.is_err() {
             dump.query_fork_states(log)?;
@@ -202,7 +205,7 @@ impl<'a> Checkpoint<'a> {
                     archive: self.archive,
                     cancel: self.cancel,
                 };
-                snapshot::dump(&mut writer, (container, avoid_cpu), dump, snapshots, &mut self.log)?
+                snapshot::dump(&mut writer, container, avoid_cpu, dump, snapshots, &mut self.log)?
             }
             Err(refused) => {
                 // A full freeze takes long, so all CPUs may be used to read memory.

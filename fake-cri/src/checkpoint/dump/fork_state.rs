@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::{
     context::TaskCtx,
     core,
-    parasite::{Parasite, ResultReader, is_unqueryable, log_unqueryable, query_error},
+    parasite::{Parasite, QueryError, ResultReader, log_unqueryable, query_error},
 };
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
@@ -53,11 +53,11 @@ pub(super) fn query(
     let pid = task.pid;
     let mut parasite = match Parasite::attach(task, syscall_insn, options, buffer, "its signal handlers") {
         Ok(parasite) => parasite,
-        Err(error) if is_unqueryable(&error) => {
+        Err(QueryError::Unqueryable(error)) => {
             log_unqueryable(pid, &error, task.log);
             return Ok(None);
         }
-        Err(error) => return Err(query_error(pid, error)),
+        Err(QueryError::Failed(error)) => return Err(error),
     };
     // `/proc` shows ignored and default signals, and their flags have no effect, except for SIGCHLD (SA_NOCLDWAIT).
     let status = proc_files::status(task.proc_tid).map_err(task.error("status"))?;

@@ -60,9 +60,9 @@ use self::{
 };
 pub(crate) use self::{mm::Mm, unsupported::DumperContext, verify_flags::DeferredMm};
 pub(super) use self::{
-    parasite::log_unqueryable,
+    parasite::{QueryError, log_unqueryable},
     pstree::PstreeNode,
-    task_query::{TaskQuery, TaskQueryResult},
+    task_query::{CloneOutcome, QueryOutcome, TaskQuery, TaskQueryResult},
 };
 use super::{
     cancel::CancelToken,

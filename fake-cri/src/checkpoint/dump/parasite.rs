@@ -40,10 +40,28 @@ pub(crate) fn log_unqueryable(pid: Pid, reason: &RemoteSyscallError, log: &mut D
     ));
 }
 
-/// Whether a process that failed with this error can still be dumped with defaults.
-pub(super) fn is_unqueryable(error: &RemoteSyscallError) -> bool {
-    use RemoteSyscallError::{ForeignAbi, NoSyscallInsn, Seccomp, SyscallUserDispatch};
-    matches!(error, NoSyscallInsn | ForeignAbi | Seccomp(_) | SyscallUserDispatch)
+/// Why a query did not begin.
+pub(crate) enum QueryError {
+    /// The process can still be dumped, with defaults.
+    Unqueryable(RemoteSyscallError),
+    /// The checkpoint fails.
+    Failed(Error),
+}
+
+impl QueryError {
+    fn attach(pid: Pid, error: RemoteSyscallError) -> Self {
+        use RemoteSyscallError::{ForeignAbi, NoSyscallInsn, Seccomp, SyscallUserDispatch};
+        match error {
+            NoSyscallInsn | ForeignAbi | Seccomp(_) | SyscallUserDispatch => Self::Unqueryable(error),
+            error => Self::Failed(query_error(pid, error)),
+        }
+    }
+}
+
+impl From<Error> for QueryError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// The failure of a query that had begun, or of the restore of the process afterwards.
@@ -71,15 +89,17 @@ impl Parasite {
         options: i32,
         buffer: Option<SyscallBuffer>,
         unavailable: &str,
-    ) -> Result<Self, RemoteSyscallError> {
+    ) -> Result<Self, QueryError> {
+        let pid = task.pid;
+        let attach_failed = |error| QueryError::attach(pid, error);
         let mut parasite = Self {
-            pid: task.pid,
+            pid,
             tid: task.proc_tid,
-            remote: RemoteSyscalls::attach(task.proc_tid, syscall_insn, options)?,
+            remote: RemoteSyscalls::attach(task.proc_tid, syscall_insn, options).map_err(attach_failed)?,
             buffer,
         };
         if parasite.buffer.is_none() {
-            match SyscallBuffer::map(&mut parasite.remote)? {
+            match SyscallBuffer::map(&mut parasite.remote).map_err(attach_failed)? {
                 Ok(buffer) => parasite.buffer = Some(buffer),
                 Err(errno) => task.unsupported(format_args!(
                     "{unavailable}: no page could be mapped for the results ({errno}); the archive has \

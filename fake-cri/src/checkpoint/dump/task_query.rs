@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, io, mem};
 
 use cri_proto::criu::message::{ItimerEntry, PosixTimerEntry, ThreadSasEntry};
+use nix::errno::Errno;
 
 use super::{
     Mm,
     context::TaskCtx,
     core,
-    parasite::{Parasite, ResultReader, is_unqueryable, query_error},
+    parasite::{Parasite, QueryError, ResultReader, query_error},
     pstree::PstreeNode,
 };
 use crate::{
@@ -69,6 +70,20 @@ pub(super) struct ThreadQueryResult {
     pub(super) securebits: u32,
 }
 
+/// What [`TaskQuery::wait`] returns.
+pub(crate) struct QueryOutcome {
+    pub(crate) result: TaskQueryResult,
+    pub(crate) clone: CloneOutcome,
+}
+
+/// Whether the process made a snapshot at the end of its query.
+pub(crate) enum CloneOutcome {
+    NotRequested,
+    Failed(Errno),
+    /// The snapshot has this pid in the namespace of its original.
+    Cloned(NsPid),
+}
+
 /// A query in flight, which ends with the fork of a snapshot if requested.
 pub(crate) struct TaskQuery {
     parasite: Parasite,
@@ -84,33 +99,28 @@ impl TaskQuery {
     /// The maximum number of calls in the last list of a process.
     pub(crate) const MAX_CALLS: usize = 16;
 
-    /// Starts the query of a process. The inner error means that the process cannot be queried. With `clone`, the
-    /// process makes a snapshot with these flags at the end, which then executes the given calls.
+    /// Starts the query of a process. With `clone`, the process makes a snapshot with these flags at the end, which then
+    /// executes the given calls.
     ///
     /// # Errors
     ///
-    /// [`Error::TaskExited`], or a thread is no longer stopped.
+    /// The process cannot be queried, exited, or a thread is no longer stopped.
     pub(crate) fn start(
         node: &PstreeNode<'_>,
         mm: &Mm,
         clone: Option<(u64, &[Syscall])>,
         log: &mut DumpLog,
-    ) -> Result<Result<Self, RemoteSyscallError>, Error> {
+    ) -> Result<Self, QueryError> {
         let pid = mm.process.pid;
         let Some(syscall_insn) = mm.syscall_insn else {
-            return Ok(Err(RemoteSyscallError::NoSyscallInsn));
+            return Err(QueryError::Unqueryable(RemoteSyscallError::NoSyscallInsn));
         };
         let unavailable = "its timers, its subreaper flag, and its threads' alternate signal stacks, parent-death \
                        signals and clear_child_tid addresses";
         let options = clone.map_or(0, |_| libc::PTRACE_O_TRACECLONE);
         let task = &mut TaskCtx::new(pid, mm.proc_tid, log);
-        let parasite = match Parasite::attach(task, syscall_insn, options, None, unavailable) {
-            Ok(parasite) => parasite,
-            Err(error) if is_unqueryable(&error) => return Ok(Err(error)),
-            Err(error) => return Err(query_error(pid, error)),
-        };
         let mut query = Self {
-            parasite,
+            parasite: Parasite::attach(task, syscall_insn, options, None, unavailable)?,
             pending: None,
             calls_before_fork: 0,
             forks: clone.is_some(),
@@ -144,22 +154,24 @@ impl TaskQuery {
             .start(calls, snapshot_calls)
             .map_err(|error| query_error(pid, error))?;
         query.pending = Some(pending);
-        Ok(Ok(query))
+        Ok(query)
     }
 
-    /// Waits for the results. With a clone, also returns its result: the pid of the snapshot in its own namespace.
+    /// Waits for the results.
     ///
     /// # Errors
     ///
     /// As [`Self::start`].
-    pub(crate) fn wait(&mut self, log: &mut DumpLog) -> Result<(TaskQueryResult, Option<nix::Result<u64>>), Error> {
+    pub(crate) fn wait(&mut self, log: &mut DumpLog) -> Result<QueryOutcome, Error> {
         let (pid, tid) = (self.parasite.pid, self.parasite.tid);
         let task = &mut TaskCtx::new(pid, tid, log);
         let pending = self.pending.take().ok_or(Error::TaskExited { pid })?;
         let mut results = self.parasite.wait(pending).map_err(|error| query_error(pid, error))?;
-        let fork_result = match self.forks {
-            true => results.pop().map(|result| result.result),
-            false => None,
+        let clone_result = results.pop_if(|_| self.forks).map(|result| result.result);
+        let clone = match clone_result {
+            None => CloneOutcome::NotRequested,
+            Some(Err(errno)) => CloneOutcome::Failed(errno),
+            Some(Ok(ns_pid)) => CloneOutcome::Cloned(NsPid::from_raw(ns_pid as u32)),
         };
         let mut results = ResultReader { pid, results: &results };
         // An error means that the kernel does not support it, so no process has it.
@@ -184,13 +196,13 @@ impl TaskQuery {
         }
         let thread = results.thread_result(task, tid, self.parasite.buffer.is_some())?;
         self.threads.insert(tid, thread);
-        let results = TaskQueryResult {
+        let result = TaskQueryResult {
             interval_timers,
             posix_timers: mem::take(&mut self.posix_timers),
             subreaper: subreaper as u32 != 0,
             threads: mem::take(&mut self.threads),
         };
-        Ok((results, fork_result))
+        Ok(QueryOutcome { result, clone })
     }
 
     /// The pid of the snapshot, once it exists, even if the clone was not seen to its end.

@@ -20,7 +20,8 @@ use crate::{
 /// and kills the snapshots.
 pub(crate) fn dump(
     writer: &mut ArchiveWriter<'_>,
-    (frozen, avoid_cpu): (FrozenContainer<'_>, Option<AvoidCpuGuard>),
+    frozen: FrozenContainer<'_>,
+    avoid_cpu: Option<AvoidCpuGuard>,
     frozen_dump: FrozenDump,
     mut snapshots: SnapshotSet<'_>,
     log: &mut DumpLog,
@@ -50,7 +51,7 @@ pub(crate) fn dump(
     let private: Vec<_> = image_set.pages.iter().filter(|file| !file.shared).collect();
     let mut parts = writer.reserve_pages_files(private)?;
     for deferred_mm in &deferred_mms {
-        times += splice_pages(&mut parts, deferred_mm, &snapshots, writer.archive, writer.cancel, log)?;
+        times += splice_pages(&mut parts, deferred_mm, &snapshots, writer, log)?;
         snapshots.restore_rseq(deferred_mm.proc_tid);
     }
     times += writer.write_pages(&parts, MemorySource::Snapshots(&snapshots), log)?;

@@ -18,7 +18,7 @@ use std::{
 use nix::errno::Errno;
 
 use super::{
-    SavedRseq, Snapshot, SnapshotSet, kill_and_wait,
+    SavedRseq, Snapshot, SnapshotPlan, SnapshotSet, kill_and_wait,
     prescan::Prescan,
     resources::{self, InsufficientResources},
     snapshot_error,
@@ -26,13 +26,16 @@ use super::{
 use crate::{
     checkpoint::{
         Host,
-        dump::{FrozenScan, Mm, PstreeNode, TaskQuery, TaskQueryResult, log_unqueryable},
+        dump::{
+            CloneOutcome, FrozenScan, Mm, PstreeNode, QueryError, QueryOutcome, TaskQuery, TaskQueryResult,
+            log_unqueryable,
+        },
         dump_log::DumpLog,
         error::Error,
         freeze::FrozenContainer,
     },
     process::{
-        NsPid, Pid, ProcessId, Tid, proc_files, pstree,
+        Pid, ProcessId, Tid, proc_files, pstree,
         remote_syscalls::{PendingList, RemoteSyscallError, RemoteSyscalls, Syscall, SyscallBuffer, SyscallInsn},
     },
 };
@@ -90,12 +93,17 @@ pub(crate) struct SnapshotBuilder<'a> {
     members: BTreeSet<Pid>,
 }
 
-/// The query results by the `proc_tid` of the process, and the snapshots or the reason why there are none.
-pub(crate) type ForkOutcome<'a> = (HashMap<Tid, TaskQueryResult>, Result<SnapshotSet<'a>, SnapshotRefused>);
+/// What [`SnapshotBuilder::finish`] returns.
+pub(crate) struct ForkOutcome<'a> {
+    /// The query results, by the `proc_tid` of the process.
+    pub(crate) query_results: HashMap<Tid, TaskQueryResult>,
+    /// The snapshots, or the reason why there are none.
+    pub(crate) snapshots: Result<SnapshotSet<'a>, SnapshotRefused>,
+}
 
 impl<'a> SnapshotBuilder<'a> {
-    /// Starts the query of every process. Without a prescan, no process is snapshotted, for the reason given. An
-    /// original that runs again later must stop within `bound` to reap its snapshot.
+    /// Starts the query of every process, and the snapshots if `plan` says so. An original that runs again later must
+    /// stop within `bound` to reap its snapshot.
     ///
     /// # Errors
     ///
@@ -104,13 +112,17 @@ impl<'a> SnapshotBuilder<'a> {
         host: &'a dyn Host,
         frozen: &FrozenContainer<'_>,
         frozen_scan: &FrozenScan<'_>,
-        prescan: Result<Prescan, SnapshotRefused>,
+        plan: SnapshotPlan,
         bound: Duration,
         log: &mut DumpLog,
     ) -> Result<Self, Error> {
+        let refused = match plan {
+            SnapshotPlan::Snapshots(prescan) => check_eligible(frozen_scan, &prescan).err(),
+            SnapshotPlan::FullFreeze(refused) => Some(refused),
+        };
         let mut builder = Self {
             pending_forks: Vec::new(),
-            refused: prescan.and_then(|prescan| check_eligible(frozen_scan, &prescan)).err(),
+            refused,
             snapshots: Some(SnapshotSet::new(host, bound)),
             members: frozen.processes().map(|process| process.pid()).collect(),
         };
@@ -132,7 +144,7 @@ impl<'a> SnapshotBuilder<'a> {
             snapshot_calls = cleanup_calls(mm);
             clone = Some((clone_flags(node, proc_tid), snapshot_calls.as_slice()));
         }
-        match TaskQuery::start(node, mm, clone, log)? {
+        match TaskQuery::start(node, mm, clone, log) {
             Ok(query) => self.pending_forks.push(PendingFork {
                 original,
                 proc_tid,
@@ -141,13 +153,14 @@ impl<'a> SnapshotBuilder<'a> {
                 saved_rseqs,
                 snapshot_calls,
             }),
-            Err(error) => {
+            Err(QueryError::Unqueryable(error)) => {
                 log_unqueryable(pid, &error, log);
                 self.refused.get_or_insert(match error {
                     RemoteSyscallError::NoSyscallInsn => SnapshotRefused::NoSyscallInsn(pid),
                     source => SnapshotRefused::RemoteSyscall { pid, source },
                 });
             }
+            Err(QueryError::Failed(error)) => return Err(error),
         }
         Ok(())
     }
@@ -159,7 +172,7 @@ impl<'a> SnapshotBuilder<'a> {
     ///
     /// As [`Self::begin`].
     pub(crate) fn finish(mut self, log: &mut DumpLog) -> Result<ForkOutcome<'a>, Error> {
-        let mut results = HashMap::new();
+        let mut query_results = HashMap::new();
         let mut cleaning_up = Vec::new();
         // On an error, Drop needs all fields in place to restore the originals and kill the snapshots.
         let Self {
@@ -173,17 +186,19 @@ impl<'a> SnapshotBuilder<'a> {
             let pid = fork.original.pid;
             let queried = fork.query.wait(log);
             let snapshot = register(fork, snapshots);
-            let (result, clone_result) = queried?;
-            results.insert(fork.proc_tid, result);
-            match (clone_result, snapshot) {
-                (None, _) => {}
-                (Some(Err(errno)), _) => {
+            let QueryOutcome { result, clone } = queried?;
+            query_results.insert(fork.proc_tid, result);
+            match (clone, snapshot) {
+                (CloneOutcome::NotRequested, _) => {}
+                (CloneOutcome::Failed(errno), _) => {
                     let call = "clone";
                     refused.get_or_insert(SnapshotRefused::Syscall { pid, call, errno });
                 }
-                (Some(Ok(_)), None) => return Err(Error::capture(pid, "the snapshot's clone event", Errno::EPROTO)),
-                (Some(Ok(ns_pid)), Some(snapshot)) => {
-                    snapshot.ns_pid = Some(NsPid::from_raw(ns_pid as u32));
+                (CloneOutcome::Cloned(_), None) => {
+                    return Err(Error::capture(pid, "the snapshot's clone event", Errno::EPROTO));
+                }
+                (CloneOutcome::Cloned(ns_pid), Some(snapshot)) => {
+                    snapshot.ns_pid = Some(ns_pid);
                     match begin_cleanup(&fork.query, snapshot, &fork.snapshot_calls) {
                         Ok((remote, pending_list)) => cleaning_up.push((snapshot.pid, remote, pending_list)),
                         Err(error) => *refused = Some(classify(pid, error)?),
@@ -206,7 +221,10 @@ impl<'a> SnapshotBuilder<'a> {
             }
         }
         let snapshots = self.snapshots.take().expect("taken only here");
-        Ok((results, self.refused.take().map_or(Ok(snapshots), Err)))
+        Ok(ForkOutcome {
+            query_results,
+            snapshots: self.refused.take().map_or(Ok(snapshots), Err),
+        })
     }
 }
 

@@ -51,7 +51,7 @@ use nix::{
 
 pub(super) use self::{
     dump::dump,
-    fork::{SnapshotBuilder, SnapshotRefused},
+    fork::{ForkOutcome, SnapshotBuilder, SnapshotRefused},
     prescan::Prescan,
 };
 use super::{DelayPhase, Freeze, Host, Job, dump_log::DumpLog, error::Error, pages::PageRun};
@@ -91,23 +91,44 @@ impl MemorySource<'_> {
     }
 }
 
-/// Prescans the container of a job. The inner error says why no snapshot must be made.
+/// Whether snapshots are to be made, as decided before the freeze.
+pub(crate) enum SnapshotPlan {
+    /// The container was prescanned.
+    Snapshots(Prescan),
+    /// The container stays frozen until all of its memory is dumped.
+    FullFreeze(SnapshotRefused),
+}
+
+impl SnapshotPlan {
+    pub(crate) fn prescan(&self) -> Option<&Prescan> {
+        match self {
+            Self::Snapshots(prescan) => Some(prescan),
+            Self::FullFreeze(_) => None,
+        }
+    }
+}
+
+/// Prescans the container of a job, unless the job or a lack of resources excludes snapshots.
 ///
 /// # Errors
 ///
 /// [`Error::ListMembers`].
-pub(crate) fn prescan(job: &Job, host: &dyn Host) -> Result<Result<Prescan, SnapshotRefused>, Error> {
+pub(crate) fn plan(job: &Job, host: &dyn Host) -> Result<SnapshotPlan, Error> {
     if job.freeze == Freeze::Full {
-        return Ok(Err(SnapshotRefused::DisabledByFlag));
+        return Ok(SnapshotPlan::FullFreeze(SnapshotRefused::DisabledByFlag));
     }
     if job
         .delay
         .as_ref()
         .is_some_and(|delay| delay.phase == DelayPhase::Freeze)
     {
-        return Ok(Err(SnapshotRefused::DelayInFreeze));
+        return Ok(SnapshotPlan::FullFreeze(SnapshotRefused::DelayInFreeze));
     }
-    Ok(Prescan::collect(host)?.map_err(SnapshotRefused::from))
+    let prescan = Prescan::collect(host)?;
+    Ok(match prescan.check_resources() {
+        Ok(()) => SnapshotPlan::Snapshots(prescan),
+        Err(insufficient) => SnapshotPlan::FullFreeze(insufficient.into()),
+    })
 }
 
 /// A snapshot and its original.

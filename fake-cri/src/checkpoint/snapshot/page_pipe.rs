@@ -41,8 +41,8 @@ use nix::{
 use super::{SnapshotSet, snapshot_error};
 use crate::{
     checkpoint::{
-        archive::{Archive, ReservedMember},
-        cancel::CancelToken,
+        archive::ReservedMember,
+        archive_writer::ArchiveWriter,
         dump::DeferredMm,
         dump_log::DumpLog,
         error::Error,
@@ -89,8 +89,7 @@ pub(crate) fn splice_pages(
     parts: &mut [ReservedPages<'_>],
     deferred_mm: &DeferredMm,
     snapshots: &SnapshotSet<'_>,
-    archive: &Archive,
-    cancel: &CancelToken<'_>,
+    writer: &ArchiveWriter<'_>,
     log: &mut DumpLog,
 ) -> Result<PageTimes, Error> {
     let chunks = plan_chunks(parts, deferred_mm.proc_tid, &spliceable_ranges(deferred_mm, snapshots));
@@ -99,7 +98,7 @@ pub(crate) fn splice_pages(
     }
     let pid = deferred_mm.pid;
     let mut times = PageTimes::default();
-    let mut page_pipes = match PagePipes::open(snapshots, deferred_mm.proc_tid) {
+    let mut page_pipes = match PagePipes::open(snapshots, deferred_mm) {
         Ok(page_pipes) => page_pipes,
         Err(SpliceUnavailable::RemoteSyscall(
             error @ (RemoteSyscallError::Exited | RemoteSyscallError::TimedOut(_)),
@@ -120,9 +119,9 @@ pub(crate) fn splice_pages(
             .map_err(|error| snapshot_error(pid, error))?;
         let mut all_taken = true;
         for (nth, chunk) in (batch_start..batch_end).zip(&chunks[batch_start..batch_end]) {
-            cancel.check()?;
+            writer.cancel.check()?;
             let to = (parts[chunk.part].reserved, chunk.offset);
-            if !page_pipes.drain_into(nth, to, &pending_list, (pid, archive, cancel), &mut times)? {
+            if !page_pipes.drain_into(nth, to, &pending_list, writer, &mut times)? {
                 all_taken = false;
                 break;
             }
@@ -249,6 +248,7 @@ struct Pipe {
 
 /// Two pipes from a snapshot, and the remote syscall session that fills them.
 struct PagePipes {
+    pid: Pid,
     remote: RemoteSyscalls,
     buffer: Option<SyscallBuffer>,
     pipes: Vec<Pipe>,
@@ -258,10 +258,11 @@ struct PagePipes {
 
 impl PagePipes {
     /// Creates the pipes in the snapshot.
-    fn open(snapshots: &SnapshotSet<'_>, proc_tid: Tid) -> Result<Self, SpliceUnavailable> {
-        let (mut remote, snapshot_pid) = snapshots.remote(proc_tid)?;
+    fn open(snapshots: &SnapshotSet<'_>, deferred_mm: &DeferredMm) -> Result<Self, SpliceUnavailable> {
+        let (mut remote, snapshot_pid) = snapshots.remote(deferred_mm.proc_tid)?;
         let buffer = SyscallBuffer::map(&mut remote)?.ok();
         let mut page_pipes = Self {
+            pid: deferred_mm.pid,
             remote,
             buffer,
             pipes: Vec::new(),
@@ -331,7 +332,7 @@ impl PagePipes {
         nth: usize,
         (reserved, mut offset): (ReservedMember, u64),
         pending_list: &PendingList,
-        (pid, archive, cancel): (Pid, &Archive, &CancelToken<'_>),
+        writer: &ArchiveWriter<'_>,
         times: &mut PageTimes,
     ) -> Result<bool, Error> {
         let mut remaining = PIPE_CHUNK_BYTES as usize;
@@ -339,10 +340,10 @@ impl PagePipes {
         while remaining > 0 {
             let started = Instant::now();
             let read = &self.pipes[nth % 2].read_end;
-            let result = archive.splice_from(read.as_fd(), reserved, offset, remaining);
+            let result = writer.archive.splice_from(read.as_fd(), reserved, offset, remaining);
             times.write_time += started.elapsed();
             match result {
-                Ok(0) => return Err(Error::TaskExited { pid }),
+                Ok(0) => return Err(Error::TaskExited { pid: self.pid }),
                 Ok(bytes) => {
                     remaining -= bytes;
                     offset += bytes as u64;
@@ -356,14 +357,14 @@ impl PagePipes {
                     );
                     times.read_time += started.elapsed();
                     if ready == Ok(0) {
-                        cancel.check()?;
+                        writer.cancel.check()?;
                         list_is_done = RemoteSyscalls::list_is_done(self.buffer(), pending_list)
-                            .map_err(|error| snapshot_error(pid, error))?;
+                            .map_err(|error| snapshot_error(self.pid, error))?;
                     }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EINVAL) if nth == 0 && remaining == PIPE_CHUNK_BYTES as usize => return Ok(false),
-                Err(errno) => return Err(archive.write_error(errno.into())),
+                Err(errno) => return Err(writer.archive.write_error(errno.into())),
             }
         }
         Ok(true)

@@ -20,32 +20,39 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Prescan {
     mappings: BTreeMap<Pid, (ProcessId, Vec<Mapping>)>,
+    /// The private memory of all processes, to which the pages of the snapshots may grow.
+    private_bytes: u64,
 }
 
 impl Prescan {
-    /// Scans every process. The inner error means that there are not enough resources for snapshots.
+    /// Scans every process.
     ///
     /// # Errors
     ///
     /// [`Error::ListMembers`].
-    pub(crate) fn collect(host: &dyn Host) -> Result<Result<Self, InsufficientResources>, Error> {
+    pub(crate) fn collect(host: &dyn Host) -> Result<Self, Error> {
         let members = host.members().map_err(Error::ListMembers)?;
         let mut mappings = BTreeMap::new();
-        let mut bytes = 0;
+        let mut private_bytes = 0;
         for member in &members {
             let tid = member.pid.main_thread();
             // A process that exits meanwhile does not exist at the freeze either.
             if let (Ok(status), Ok(scanned)) = (proc_files::status(tid), proc_files::smaps(tid)) {
-                bytes += (status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0)) * 1024;
+                private_bytes += (status.rssanon.unwrap_or(0) + status.vmswap.unwrap_or(0)) * 1024;
                 mappings.insert(member.pid, (*member, scanned));
             }
         }
-        for pid in mappings.keys() {
-            if let Err(short) = resources::check(*pid, mappings.len() as u64, bytes) {
-                return Ok(Err(short));
-            }
-        }
-        Ok(Ok(Self { mappings }))
+        Ok(Self {
+            mappings,
+            private_bytes,
+        })
+    }
+
+    /// Checks that there are enough resources for a snapshot of every scanned process.
+    pub(crate) fn check_resources(&self) -> Result<(), InsufficientResources> {
+        let snapshot_count = self.mappings.len() as u64;
+        let mut pids = self.mappings.keys();
+        pids.try_for_each(|pid| resources::check(*pid, snapshot_count, self.private_bytes))
     }
 
     /// Whether this process was scanned.
@@ -111,6 +118,7 @@ mod tests {
         let process = ProcessId::current().expect("readable /proc");
         let prescan = |scanned: &[Mapping]| Prescan {
             mappings: BTreeMap::from([(process.pid, (process, scanned.to_vec()))]),
+            private_bytes: 0,
         };
         let scanned = [mapping(0x1000, 0x3000, &[*b"wf"]), mapping(0x5000, 0x6000, &[*b"rd"])];
         let flags_for = |mappings_now: &[Mapping]| prescan(&scanned).flags_for(process, Some(0), mappings_now);
