@@ -636,7 +636,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     kubelet("read-only-port-checkpoints")
         .summary("serves checkpoints on the read-only port")
         .defect(replace!(served_routes, |config, authenticated| ServedRoutes {
-            checkpoint: config.checkpoint_gate(),
+            checkpoint: config.checkpoint_gate() && config.debugging_handlers,
             ..ServedRoutes::new(config, authenticated)
         }))
         .must_fail(&["kubelet/endpoint/absent-on-read-only-port"]),
