@@ -11,6 +11,7 @@ mod image;
 mod kubelet;
 mod merge;
 mod mutants;
+mod running_kubelet;
 mod runtime;
 mod suite_run;
 

@@ -6,6 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    fmt,
     io::{self, BufRead, BufReader, Read},
     rc::Rc,
 };
@@ -16,14 +17,63 @@ use ruzstd::decoding::{
     errors::{FrameDecoderError, ReadFrameHeaderError},
 };
 
-use super::tar_reader::Compression;
-
 /// The maximum window of a zstd frame, in bytes. The zstd library and program have the same default limit
 /// (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` in zstd's lib/zstd.h), which suffices for every compression level.
 const MAX_ZSTD_WINDOW_BYTES: u64 = 128 << 20;
 /// The limit of decompressed bytes: a base, plus a multiple of the compressed bytes. Deflate reaches 1032 to 1.
 const FREE_OUTPUT_BYTES: u64 = 1 << 30;
 const MAX_EXPANSION_RATIO: u64 = 2000;
+
+/// A compression format, recognised by its magic number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Gzip (RFC 1952).
+    Gzip,
+    /// Zstandard (RFC 8878).
+    Zstd,
+    /// XZ.
+    Xz,
+    /// bzip2.
+    Bzip2,
+    /// LZ4 frames.
+    Lz4,
+}
+
+impl Compression {
+    /// Detects the compression from the first bytes of a file.
+    pub fn detect(first: &[u8]) -> Option<Self> {
+        let magics: [(&[u8], Self); 5] = [
+            (&[0x1f, 0x8b], Self::Gzip),
+            (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
+            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
+            (b"BZh", Self::Bzip2),
+            (&[0x04, 0x22, 0x4d, 0x18], Self::Lz4),
+        ];
+        magics
+            .into_iter()
+            .find(|(magic, _)| first.starts_with(magic))
+            .map(|(_, compression)| compression)
+    }
+}
+
+impl Compression {
+    /// Whether this reader can decompress the format. The others are only recognised.
+    pub fn is_decompressed(self) -> bool {
+        matches!(self, Self::Gzip | Self::Zstd)
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Xz => "xz",
+            Self::Bzip2 => "bzip2",
+            Self::Lz4 => "lz4",
+        })
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DecompressError {

@@ -3,38 +3,12 @@
 //! The Kubelet Checkpoint API writes a tar of checkpoint data. An input given by mistake (an image, an unpacked
 //! directory, an archive within another one) must not pass only because no case applies to its members.
 
-use std::{fmt, path::Path};
+use std::path::Path;
 
 use super::{
-    model::{InspectedArchive, Layout},
+    model::{ForeignInput, InputKind, InspectedArchive, Layout},
     tar_reader::{MemberKind, TarEnd},
 };
-
-/// The kind of an input.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InputKind {
-    /// Unknown: the input could not be read far enough.
-    Unread,
-    /// A checkpoint archive that must have this layout.
-    Archive(Layout),
-    /// Any other input.
-    Foreign(ForeignInput),
-}
-
-/// An input that is not a checkpoint archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignInput {
-    /// The description of the input.
-    pub description: String,
-    /// The advice for the user.
-    pub remedy: &'static str,
-}
-
-impl fmt::Display for ForeignInput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.description, self.remedy)
-    }
-}
 
 const REMEDY_GIVE_ARCHIVE: &str = "give the tar that CheckpointContainer or the kubelet's checkpoint endpoint wrote";
 const REMEDY_DECOMPRESS: &str = "decompress it first, the API's archive is a plain tar";

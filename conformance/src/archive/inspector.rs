@@ -14,11 +14,12 @@ use cri_proto::{
 use super::{
     Expectations, InspectError, Limits,
     compressed_blocks::{self, Segment},
+    decompress::Compression,
     documents::{self, Documents},
     images::Images,
-    input_kind::{InputHints, InputKind},
+    input_kind::InputHints,
     member_reader::MemberReader,
-    model::{FileMetadata, InspectedArchive, Layout, Member, NameIssue, canonical_name},
+    model::{FileMetadata, InputKind, InspectedArchive, Layout, Member, NameIssue, canonical_name},
     search::NeedleSearch,
     source::ArchiveSource,
     tar_reader::{self, MemberKind, Next, TarEnd, TarEntry, TarReader},
@@ -120,7 +121,7 @@ impl Inspector {
         if inspected.end == TarEnd::Marker {
             inspected.trailing_data = Some(reader.read_trailing_data()?);
         }
-        inspected.compression = compression.or_else(|| tar_reader::Compression::detect(reader.first_bytes()));
+        inspected.compression = compression.or_else(|| Compression::detect(reader.first_bytes()));
         inspected.input = InputKind::classify(&inspected, reader.first_bytes(), &self.hints);
         inspected.memory = self.memory.map(|search| search.first_match().cloned());
         if !self.secrets.is_empty() {

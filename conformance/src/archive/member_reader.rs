@@ -3,12 +3,13 @@
 use std::io::{self, Read};
 
 use super::{
-    decompress, documents,
+    decompress::{self, Compression},
+    documents,
     log_stats::LogStats,
     model::NestedTar,
     search::NeedleSearch,
     tar_header::{BLOCK_BYTES, TarHeader},
-    tar_reader::{Compression, TarReader},
+    tar_reader::TarReader,
 };
 
 /// The number of bytes of a nested tar that are read: more than enough to decompress a first block.

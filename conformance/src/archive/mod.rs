@@ -47,16 +47,16 @@ use thiserror::Error;
 
 pub use self::{
     compressed_blocks::{CompressedBlocks, Segment},
+    decompress::Compression,
     documents::{Documents, ParsedDocument},
     images::{ImageProblem, ImageProblems, Images},
-    input_kind::{ForeignInput, InputKind},
     log_stats::LogStats,
-    model::{FileMetadata, InspectedArchive, Layout, Member, NameIssue, NestedTar},
+    model::{FileMetadata, ForeignInput, InputKind, InspectedArchive, Layout, Member, NameIssue, NestedTar},
     open_files::{EpollTarget, OpenFile},
     pagemap::{PageRange, Pagemap},
     search::MatchPosition,
     secrets::from_environment,
-    tar_reader::{Compression, Corruption, MemberKind, TarEnd, TrailingData},
+    tar_reader::{Corruption, MemberKind, TarEnd, TrailingData},
 };
 use self::{inspector::Inspector, source::ArchiveSource};
 

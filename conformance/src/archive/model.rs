@@ -1,15 +1,41 @@
 //! The result of reading an archive.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use super::{
+    decompress::Compression,
     documents::Documents,
     images::Images,
-    input_kind::InputKind,
     log_stats::LogStats,
     search::MatchPosition,
-    tar_reader::{Compression, MemberKind, TarEnd, TrailingData},
+    tar_reader::{MemberKind, TarEnd, TrailingData},
 };
+
+/// The kind of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// Unknown: the input could not be read far enough.
+    Unread,
+    /// A checkpoint archive that must have this layout.
+    Archive(Layout),
+    /// Any other input.
+    Foreign(ForeignInput),
+}
+
+/// An input that is not a checkpoint archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignInput {
+    /// The description of the input.
+    pub description: String,
+    /// The advice for the user.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for ForeignInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.description, self.remedy)
+    }
+}
 
 /// The metadata of the archive file.
 #[derive(Clone, Debug, PartialEq, Eq)]

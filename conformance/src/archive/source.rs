@@ -10,10 +10,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use super::{
-    decompress::{self, DecompressError, DecompressStatus},
-    tar_reader::Compression,
-};
+use super::decompress::{self, Compression, DecompressError, DecompressStatus};
 
 const READ_BUFFER_BYTES: usize = 256 << 10;
 const MAGIC_BYTES: u64 = 8;

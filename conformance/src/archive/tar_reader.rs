@@ -13,7 +13,7 @@ use std::io;
 use thiserror::Error;
 
 use super::{
-    decompress::DecompressError,
+    decompress::{Compression, DecompressError},
     extension_headers::{self, ExtensionError, ExtensionHeaders},
     source::ArchiveSource,
     tar_header::{BLOCK_BYTES, HeaderError, TarHeader},
@@ -386,55 +386,4 @@ fn corrupt(offset: u64, reason: impl Into<String>) -> TarEnd {
         offset,
         reason: reason.into(),
     })
-}
-
-/// A compression format, recognised by its magic number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Gzip (RFC 1952).
-    Gzip,
-    /// Zstandard (RFC 8878).
-    Zstd,
-    /// XZ.
-    Xz,
-    /// bzip2.
-    Bzip2,
-    /// LZ4 frames.
-    Lz4,
-}
-
-impl Compression {
-    /// Detects the compression from the first bytes of a file.
-    pub fn detect(first: &[u8]) -> Option<Self> {
-        let magics: [(&[u8], Self); 5] = [
-            (&[0x1f, 0x8b], Self::Gzip),
-            (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
-            (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
-            (b"BZh", Self::Bzip2),
-            (&[0x04, 0x22, 0x4d, 0x18], Self::Lz4),
-        ];
-        magics
-            .into_iter()
-            .find(|(magic, _)| first.starts_with(magic))
-            .map(|(_, compression)| compression)
-    }
-}
-
-impl Compression {
-    /// Whether this reader can decompress the format. The others are only recognised.
-    pub fn is_decompressed(self) -> bool {
-        matches!(self, Self::Gzip | Self::Zstd)
-    }
-}
-
-impl std::fmt::Display for Compression {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
-            Self::Xz => "xz",
-            Self::Bzip2 => "bzip2",
-            Self::Lz4 => "lz4",
-        })
-    }
 }

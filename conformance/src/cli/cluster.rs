@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    kubelet::{self, RunningKubeletArgs},
+    running_kubelet::{self, RunningKubeletArgs},
     suite_run::{StartTime, SuiteRun, SuiteRunner},
     until_interrupted,
 };
@@ -120,7 +120,7 @@ impl ClusterArgs {
             let kubelet = until_interrupted(target.connect(cluster))
                 .await?
                 .map_err(harness_failure)?;
-            kubelet::run_suite(run, start_time, kubelet).await
+            running_kubelet::run_suite(run, start_time, kubelet).await
         };
         let result = attempt.await;
         // Delete the Pod even when the suite failed.

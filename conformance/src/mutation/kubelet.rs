@@ -20,7 +20,6 @@ use crate::reference_kubelet::{
     Authorization, Config,
     authentication::{CredentialCheck, UserInfo},
     authorization::Attributes,
-    behavior::PathNames,
     checkpoint::{
         CheckpointError, archive_location, call_runtime, container_not_found, error_response, find_container, find_pod,
         rfc3339, success_response,
@@ -29,7 +28,7 @@ use crate::reference_kubelet::{
     create_checkpoints_dir,
     pod_store::ContainerRuns,
     responses::{FullResponse, Rejection, TEXT_PLAIN, json, method_not_allowed, reject, with_sniffed_type, with_type},
-    route::{ServedRoutes, canonical, check_method, decode, page_not_found, path_names, query_values},
+    route::{PathNames, ServedRoutes, canonical, check_method, decode, page_not_found, path_names, query_values},
     runtime_connection::{CriError, RuntimeConnection},
     server::Handlers,
 };

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::runtime::v1::{CheckpointContainerRequest, ContainerFilter, ContainerState, ContainerStateValue};
-use futures_util::future::BoxFuture;
 use http::Method;
 use http::request::Parts;
 use jiff::Zoned;
@@ -19,19 +18,13 @@ use super::authorization::{Attributes, Authorizer};
 use super::checkpoint::{self, CheckpointError, timeout};
 use super::pod_store::{PodRecord, PodStore};
 use super::responses::{FullResponse, Rejection};
-use super::route::{self, ServedRoutes};
-use super::runtime_connection::{CriError, RuntimeConnection};
+use super::route::{self, PathNames, ServedRoutes};
+use super::runtime_connection::{RuntimeCall, RuntimeConnection};
 use super::server::Handlers;
 use super::{Config, create_checkpoints_dir};
 
 /// A check before a step of a request. The kubelet has none.
 type Precheck = fn(&Handlers, &Parts) -> Result<(), Rejection>;
-
-/// A call to the runtime. Dropping it cancels the call.
-pub(crate) type RuntimeCall = BoxFuture<'static, Result<(), CriError>>;
-
-/// The namespace, the Pod and the container in a path.
-pub(crate) type PathNames = [String; 3];
 
 #[derive(Clone, Debug)]
 pub(crate) struct Behavior {

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use http::StatusCode;
 
-use super::behavior::PathNames;
 use super::pod_store::{ContainerRuns, PodStore, RunState};
 use super::responses::{self, FullResponse};
-use super::route;
+use super::route::{self, PathNames};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct LogOptions {

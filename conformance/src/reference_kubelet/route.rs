@@ -11,8 +11,10 @@ use http::{HeaderMap, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use super::Config;
-use super::behavior::PathNames;
 use super::responses::{self, Rejection, reject};
+
+/// The namespace, the Pod and the container in a path.
+pub(crate) type PathNames = [String; 3];
 
 /// The result of the outer router, before authentication.
 #[derive(Debug, PartialEq, Eq)]

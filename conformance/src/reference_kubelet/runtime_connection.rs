@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tonic::{Code, Status};
 
 use super::StartError;
@@ -24,6 +25,9 @@ struct OperationCounts {
     calls: u64,
     errors: u64,
 }
+
+/// A call to the runtime. Dropping it cancels the call.
+pub(crate) type RuntimeCall = BoxFuture<'static, Result<(), CriError>>;
 
 /// An error of the runtime or of the connection, formatted as by grpc-go.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

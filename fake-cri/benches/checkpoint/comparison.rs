@@ -22,25 +22,14 @@ use nix::{
 };
 use rand::RngExt as _;
 
-use super::{Options, plot, report};
+use super::{
+    Options,
+    measurement::{Measurement, median},
+    plot, report,
+};
 
 /// The maximum wait for a log line of the workload or a response.
 const LOG_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// The measurements for one memory size.
-#[derive(Debug, Default)]
-pub(crate) struct Measurement {
-    pub(crate) bytes: u64,
-    /// Duration of a fork of the workload.
-    pub(crate) fork: Vec<Duration>,
-    pub(crate) checkpoint: Vec<Duration>,
-    pub(crate) frozen: Vec<Duration>,
-    pub(crate) copy: Vec<Duration>,
-    pub(crate) criu: Vec<Duration>,
-    pub(crate) criu_frozen: Vec<Duration>,
-    /// Peak resident memory of the server and of the shim.
-    pub(crate) resident: [u64; 2],
-}
 
 /// Measures all sizes, prints the table and writes the plot.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -350,12 +339,6 @@ fn parent(pid: i32) -> anyhow::Result<i32> {
         .find_map(|line| line.strip_prefix("PPid:"))
         .context("PPid")?;
     Ok(line.trim().parse()?)
-}
-
-pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    times.get(times.len() / 2).copied()
 }
 
 fn print_row(row: &Measurement, first: bool) {

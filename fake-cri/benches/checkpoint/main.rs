@@ -9,6 +9,7 @@
 //! one run are meaningful.
 
 mod comparison;
+mod measurement;
 mod plot;
 mod report;
 mod workload;

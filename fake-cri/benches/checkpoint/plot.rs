@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use bytesize::ByteSize;
 
-use super::comparison::{Measurement, median};
+use super::measurement::{Measurement, median};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::Context as _;
 use bytesize::ByteSize;
 
-use super::comparison::{Measurement, median};
+use super::measurement::{Measurement, median};
 
 /// The goal for RSS (docs/PERFORMANCE.md).
 const MAX_RSS_BYTES: u64 = 64 << 20;

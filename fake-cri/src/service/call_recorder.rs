@@ -14,7 +14,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde_json::Value as Json;
 use tonic::{Code, Status, body::Body};
 
-use super::{fault_layer::RESPONSE_MAX_BYTES, frame};
+use super::frame;
 use crate::fault::{Journal, JournalRecord, Rpc, to_json};
 
 /// The limit for the recorded part of a stream. Later messages are not in the journal entry.
@@ -141,11 +141,11 @@ impl HttpBody for RecordedBody {
         if let Some(Ok(data)) = &frame
             && let Some(length) = data
                 .data_ref()
-                .and_then(|data| frame::find_message_above(data, RESPONSE_MAX_BYTES))
+                .and_then(|data| frame::find_message_above(data, frame::RESPONSE_MAX_BYTES))
         {
             // The status is sent as trailers: an error of the body would reset the stream without a status.
             let mut trailers = HeaderMap::new();
-            let status = frame::too_large(length, RESPONSE_MAX_BYTES);
+            let status = frame::too_large(length, frame::RESPONSE_MAX_BYTES);
             frame = Some(match status.add_header(&mut trailers) {
                 Ok(()) => Ok(Frame::trailers(trailers)),
                 Err(_) => Err(status),

@@ -37,10 +37,6 @@ use crate::fault::{CallTarget, Effect, FAULT_ANNOTATION, FaultEngine, Journal, R
 /// The limit for a request, as in containerd and CRI-O.
 const REQUEST_MAX_BYTES: usize = 16 << 20;
 
-/// The limit for the response of a call and for each message of a stream: the limit that containerd and CRI-O set in
-/// gRPC for Go, and that of the kubelet's client.
-pub(super) const RESPONSE_MAX_BYTES: usize = 16 << 20;
-
 /// Adds faults and the journal to gRPC services: `tonic::transport::Server::builder().layer(FaultLayer::new(..))`.
 ///
 /// A fault that drops the connection requires that the server's connections are
@@ -286,8 +282,8 @@ impl RpcResponse {
         // The data is one message with its prefix. The limit must be checked here: with its own limit, tonic 0.14 sends
         // a broken frame.
         let length = data.len().saturating_sub(frame::PREFIX_BYTES);
-        if length > RESPONSE_MAX_BYTES {
-            return Err(CallEnd::Status(frame::too_large(length, RESPONSE_MAX_BYTES)));
+        if length > frame::RESPONSE_MAX_BYTES {
+            return Err(CallEnd::Status(frame::too_large(length, frame::RESPONSE_MAX_BYTES)));
         }
         Ok(RpcResponse::Unary { parts, data, trailers })
     }

@@ -8,6 +8,9 @@ use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use tonic::Status;
 
+/// The limit for the response of a call and for each message of a stream: the limit that containerd and CRI-O set in
+/// gRPC for Go, and that of the kubelet's client.
+pub(super) const RESPONSE_MAX_BYTES: usize = 16 << 20;
 /// The prefix of each message: the compressed flag (1 byte) and the length (4 bytes).
 pub(super) const PREFIX_BYTES: usize = 5;
 

@@ -7,17 +7,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-    time::{sleep, timeout},
-};
+use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 
 use super::{
-    EXEC_OUTPUT_MAX_BYTES, ExitReason, ExitRecord, LaunchSpec, ShimError,
+    EXEC_OUTPUT_MAX_BYTES, ExitRecord, LaunchSpec, ShimError,
+    connection::{connect, map_io_error, receive, send, unexpected_reply},
     exit_monitor::ExitMonitor,
     launch,
-    message::{self, Refusal, ShimReply, ShimRequest},
+    message::{ShimReply, ShimRequest},
     state_dir,
 };
 use crate::{
@@ -314,78 +311,6 @@ impl Shim {
     }
 
     async fn connect(&self) -> Result<UnixStream, ShimError> {
-        connect_in(&self.dir).await
-    }
-}
-
-async fn connect_in(dir: &Path) -> Result<UnixStream, ShimError> {
-    loop {
-        // The descriptor must stay open until the path is resolved.
-        let (_dir_fd, path) = state_dir::socket_path(dir).map_err(map_io_error)?;
-        match UnixStream::connect(path).await {
-            // The listen backlog is full.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(Duration::from_millis(5)).await,
-            result => return result.map_err(map_io_error),
-        }
-    }
-}
-
-/// Waits for the exit on a connection to the shim.
-pub(super) async fn fetch_exit(dir: &Path) -> Result<ExitRecord, ShimError> {
-    let mut socket = connect_in(dir).await?;
-    send(&mut socket, &ShimRequest::Wait).await?;
-    match receive(&mut socket).await? {
-        ShimReply::Exited(exit) => Ok(exit),
-        reply => Err(unexpected_reply(&reply)),
-    }
-}
-
-/// Maps the errors that mean that no shim listens.
-fn map_io_error(error: io::Error) -> ShimError {
-    match error.kind() {
-        io::ErrorKind::NotFound
-        | io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::UnexpectedEof => ShimError::Gone,
-        _ => ShimError::Io(error),
-    }
-}
-
-fn unexpected_reply(reply: &ShimReply) -> ShimError {
-    match reply.clone() {
-        ShimReply::Refused(Refusal::Exec(message)) => ShimError::ExecFailed { message },
-        ShimReply::Refused(Refusal::Restore(message)) => ShimError::RestoreFailed { message },
-        ShimReply::Refused(Refusal::State(message)) => ShimError::WrongState { message },
-        ShimReply::Refused(Refusal::Other(message)) => ShimError::Internal { message },
-        reply => ShimError::Io(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("unexpected reply: {reply:?}"),
-        )),
-    }
-}
-
-async fn send(socket: &mut UnixStream, request: &ShimRequest) -> Result<(), ShimError> {
-    socket.write_all(&message::encode(request)).await.map_err(map_io_error)
-}
-
-async fn receive(socket: &mut UnixStream) -> Result<ShimReply, ShimError> {
-    let mut length = [0; 4];
-    socket.read_exact(&mut length).await.map_err(map_io_error)?;
-    let mut body = vec![0; message::checked_length(length)?];
-    socket.read_exact(&mut body).await.map_err(map_io_error)?;
-    Ok(message::decode(&body)?)
-}
-
-/// The exit of a container whose shim ended without a record.
-pub(super) fn lost_exit() -> ExitRecord {
-    ExitRecord {
-        code: 255,
-        signal: None,
-        started_at_ns: 0,
-        finished_at_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
-        reason: ExitReason::Error,
-        message: "the container's shim ended before it could record an exit".into(),
-        shim_lost: true,
+        connect(&self.dir).await
     }
 }

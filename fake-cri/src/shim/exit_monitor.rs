@@ -7,11 +7,21 @@
 //!                                   ExitMonitor::wait_exit              reaped, ExitMonitor::wait_gone
 //! ```
 
-use std::{future, path::PathBuf, process::Child, time::Duration};
+use std::{
+    future,
+    path::{Path, PathBuf},
+    process::Child,
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{ExitRecord, client, state_dir};
+use super::{
+    ExitReason, ExitRecord, ShimError,
+    connection::{connect, receive, send, unexpected_reply},
+    message::{ShimReply, ShimRequest},
+    state_dir,
+};
 use crate::process::{ProcessId, pidfd::PidFd};
 
 /// Interval between attempts after a failure, for example for want of a descriptor.
@@ -65,18 +75,28 @@ impl ExitMonitor {
 }
 
 /// Returns the exit from the shim, or from its record after the shim has ended.
-async fn fetch_exit(dir: &std::path::Path, process: ProcessId) -> ExitRecord {
+async fn fetch_exit(dir: &Path, process: ProcessId) -> ExitRecord {
     loop {
-        if let Ok(exit) = client::fetch_exit(dir).await {
+        if let Ok(exit) = request_exit(dir).await {
             return exit;
         }
         let gone = wait_process_exit(process).await;
         match state_dir::read_json(dir, state_dir::EXIT_FILE) {
             Ok(Some(exit)) => return exit,
-            Ok(None) if gone.is_ok() => return client::lost_exit(),
+            Ok(None) if gone.is_ok() => return lost_exit(),
             // Temporary failure, such as no free descriptor or an unreadable directory: try again.
             _ => sleep(POLL_INTERVAL).await,
         }
+    }
+}
+
+/// Waits for the exit on a connection to the shim.
+async fn request_exit(dir: &Path) -> Result<ExitRecord, ShimError> {
+    let mut socket = connect(dir).await?;
+    send(&mut socket, &ShimRequest::Wait).await?;
+    match receive(&mut socket).await? {
+        ShimReply::Exited(exit) => Ok(exit),
+        reply => Err(unexpected_reply(&reply)),
     }
 }
 
@@ -86,5 +106,18 @@ async fn wait_process_exit(process: ProcessId) -> std::io::Result<()> {
         Ok(pidfd) => pidfd.wait_exit().await,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// The exit of a container whose shim ended without a record.
+fn lost_exit() -> ExitRecord {
+    ExitRecord {
+        code: 255,
+        signal: None,
+        started_at_ns: 0,
+        finished_at_ns: i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
+        reason: ExitReason::Error,
+        message: "the container's shim ended before it could record an exit".into(),
+        shim_lost: true,
     }
 }

@@ -17,6 +17,7 @@
 //! kill the remaining processes of the container with [`kill_orphans`].
 
 mod client;
+mod connection;
 mod error;
 mod exit_monitor;
 mod exit_record;

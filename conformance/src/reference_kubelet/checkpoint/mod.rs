@@ -21,10 +21,10 @@ use jiff::Zoned;
 use tokio::sync::Semaphore;
 
 use super::Config;
-use super::behavior::{PathNames, RuntimeCall};
 use super::pod_store::{PodRecord, PodStore, label};
 use super::responses::{self, FullResponse, Rejection, reject};
-use super::runtime_connection::{CriError, RuntimeConnection};
+use super::route::PathNames;
+use super::runtime_connection::{CriError, RuntimeCall, RuntimeConnection};
 use crate::cri_client::CriRequest as _;
 
 pub(crate) mod timeout;

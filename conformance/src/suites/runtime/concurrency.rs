@@ -83,7 +83,7 @@ async fn one_container(s: &RuntimeSession) -> CaseResult {
     let container = s
         .new_container(s.small_container_options().fake_cri_freeze_delay(FAKE_CRI_DURATION))
         .await?;
-    let before = ContainerBefore::observe(s, &container).await?;
+    let before = ContainerBefore::observe(&s.runtime, &container).await?;
     let other = async {
         // On other runtimes both calls start at the same time.
         if s.runtime.is_fake_cri() {
@@ -107,7 +107,7 @@ async fn one_container(s: &RuntimeSession) -> CaseResult {
     if succeeded.is_empty() {
         return fail(format!("two errors: {}; {}", one.response, two.response));
     }
-    let after = before.observe_liveness(s, &container).await?;
+    let after = before.observe_liveness(&s.runtime, &container).await?;
     if !after.same_process {
         return fail("the first process has ended");
     }

@@ -151,7 +151,7 @@ impl RuntimeSession {
 
     async fn checkpoint_to_missing_dir(&self) -> Result<FailedCheckpoint, NonPass> {
         let container = self.disposable_container().await?;
-        let before = ContainerBefore::observe(self, &container).await?;
+        let before = ContainerBefore::observe(&self.runtime, &container).await?;
         let location = self.runtime.location("missing").join("a.tar");
         let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
         let response = self.runtime.checkpoint(&container, &call).await;
@@ -176,7 +176,7 @@ impl RuntimeSession {
             delays.into_iter().map(|delay| (delay, LATE_CANCEL_RETRIES)).collect();
         let mut failed = Vec::new();
         while let Some((delay, tries)) = delays.pop_front() {
-            let before = ContainerBefore::observe(self, &container).await?;
+            let before = ContainerBefore::observe(&self.runtime, &container).await?;
             let location = self.runtime.location("interrupted");
             let call = CheckpointCall::to(location.to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
             let started = tokio::time::Instant::now();
@@ -247,7 +247,7 @@ impl RuntimeSession {
                     took {took:.1} s"
             ));
         }
-        let before = ContainerBefore::observe(self, &container).await?;
+        let before = ContainerBefore::observe(&self.runtime, &container).await?;
         let location = self.runtime.location("timeout");
         let call = CheckpointCall::to(location.to_string_lossy()).timeout(MIN_TIMEOUT.as_secs() as i64);
         let started = tokio::time::Instant::now();
@@ -326,7 +326,7 @@ impl RuntimeSession {
         let leftover = leftover_at(location).await?;
         // The archive may be as large as the container's memory.
         let _ = std::fs::remove_file(location);
-        let liveness = before.observe_liveness(self, container).await?;
+        let liveness = before.observe_liveness(&self.runtime, container).await?;
         let next_response = if liveness.same_process {
             let call = CheckpointCall::to(self.runtime.location("next").to_string_lossy()).timeout(AMPLE_TIMEOUT_SECS);
             let next_response = self.runtime.checkpoint(container, &call).await;

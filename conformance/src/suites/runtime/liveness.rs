@@ -10,10 +10,12 @@ use cri_proto::runtime::v1::ContainerState;
 use fake_cri::process::ProcessId;
 use procfs::process::Process;
 
-use super::session::RuntimeSession;
 use crate::{
     engine::NonPass,
-    targets::{Workload, runtime::ContainerHandle},
+    targets::{
+        Workload,
+        runtime::{ContainerHandle, Runtime},
+    },
 };
 
 /// Many heartbeat intervals: only a frozen container exceeds it.
@@ -42,28 +44,28 @@ pub(super) struct Liveness {
 
 impl ContainerBefore {
     /// Records the current state of a container.
-    pub(super) async fn observe(s: &RuntimeSession, container: &ContainerHandle) -> Result<ContainerBefore, NonPass> {
+    pub(super) async fn observe(runtime: &Runtime, container: &ContainerHandle) -> Result<ContainerBefore, NonPass> {
         Ok(ContainerBefore {
-            workload: s.runtime.workload(container).await?,
-            process: s.runtime.first_process_of(container).await,
+            workload: runtime.workload(container).await?,
+            process: runtime.first_process_of(container).await,
         })
     }
 
     /// Observes the container again, and thaws it if it is frozen.
     pub(super) async fn observe_liveness(
         &self,
-        s: &RuntimeSession,
+        runtime: &Runtime,
         container: &ContainerHandle,
     ) -> Result<Liveness, NonPass> {
-        let status = match s.runtime.status(container).await {
+        let status = match runtime.status(container).await {
             Ok(status) => Ok(status.state()),
             Err(error) => Err(error.to_string()),
         };
-        let first_reading = s.runtime.workload(container).await?;
+        let first_reading = runtime.workload(container).await?;
         let switches_before = self.process.and_then(context_switches);
         let started = Instant::now();
         let (running, same_process) = loop {
-            let now = s.runtime.workload(container).await?;
+            let now = runtime.workload(container).await?;
             if !now.same_process(&self.workload) {
                 break (true, false);
             }
@@ -85,9 +87,9 @@ impl ContainerBefore {
         };
         let mut frozen_by = None;
         if !running && same_process {
-            let freeze_cause = s.runtime.freeze_cause(container).await;
+            let freeze_cause = runtime.freeze_cause(container).await;
             frozen_by = freeze_cause.as_ref().map(ToString::to_string);
-            s.runtime.unfreeze(container, freeze_cause).await?;
+            runtime.unfreeze(container, freeze_cause).await?;
         }
         Ok(Liveness {
             running,

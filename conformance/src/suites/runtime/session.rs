@@ -263,7 +263,7 @@ impl RuntimeSession {
         container: &ContainerHandle,
         call: &CheckpointCall,
     ) -> Result<RuntimeAttempt, NonPass> {
-        let before = ContainerBefore::observe(self, container).await?;
+        let before = ContainerBefore::observe(&self.runtime, container).await?;
         let location = PathBuf::from(&call.location);
         let started = Timestamp::now();
         let response = self.runtime.checkpoint(container, call).await;
@@ -306,7 +306,7 @@ impl RuntimeSession {
             .await?
             .clone();
         let attempt = self.checkpoint(&container, "first").await?;
-        let after = attempt.before.observe_liveness(self, &container).await?;
+        let after = attempt.before.observe_liveness(&self.runtime, &container).await?;
         Ok(FirstRuntimeAttempt {
             container,
             attempt,

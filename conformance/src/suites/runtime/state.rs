@@ -161,12 +161,12 @@ async fn sibling_keeps_running(s: &RuntimeSession) -> CaseResult {
     let other = s
         .new_container(s.small_container_options().in_pod_of(&container))
         .await?;
-    let before = ContainerBefore::observe(s, &other).await?;
+    let before = ContainerBefore::observe(&s.runtime, &other).await?;
     let attempt = s.checkpoint(&container, "neighbour").await?;
     if !attempt.response.is_ok() {
         return Err(NonPass::Error(format!("the checkpoint failed: {}", attempt.response)));
     }
-    let after = before.observe_liveness(s, &other).await?;
+    let after = before.observe_liveness(&s.runtime, &other).await?;
     match (after.same_process, after.running) {
         (true, true) => pass("the other container keeps running"),
         (true, false) => fail(after.describe_frozen()),

@@ -2,10 +2,10 @@
 
 use cri_proto::criu::{
     message::{
-        CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SaEntry, SeccompMode, SiginfoEntry, SignalQueueEntry,
-        TaskCoreEntry, TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry, ThreadSasEntry,
+        CoreEntry, CredsEntry, RlimitEntry, RseqEntry, SeccompMode, SiginfoEntry, SignalQueueEntry, TaskCoreEntry,
+        TaskRlimitsEntry, TaskTimersEntry, ThreadCoreEntry,
     },
-    sigaction_signals, task_state,
+    task_state,
 };
 use procfs::process::{Stat, Status};
 
@@ -16,7 +16,8 @@ use super::{
     pstree::PstreeNode,
     registers::{self, Registers},
     seccomp::SeccompFilters,
-    task_query::TaskQueryResult,
+    sigactions::actions_from_status,
+    task_query::{NO_SIGALTSTACK, TaskQueryResult},
     unsupported,
 };
 use crate::{
@@ -28,14 +29,6 @@ use crate::{
     },
 };
 
-/// No alternate signal stack: `SS_DISABLE`.
-pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
-    ss_sp: 0,
-    ss_size: 0,
-    ss_flags: 2,
-};
-/// `SIG_IGN`.
-const SIG_IGN: u64 = 1;
 /// A login uid that was not set.
 const LOGINUID_UNSET: u32 = u32::MAX;
 
@@ -222,19 +215,6 @@ fn task_core(
     })
 }
 
-/// The actions as far as `/proc` shows them: ignored or default. Handlers are unknown.
-pub(super) fn actions_from_status(ignored: u64) -> Vec<SaEntry> {
-    sigaction_signals()
-        .map(|signal| SaEntry {
-            sigaction: match ignored & (1 << (signal - 1)) {
-                0 => 0,
-                _ => SIG_IGN,
-            },
-            ..SaEntry::default()
-        })
-        .collect()
-}
-
 fn credentials(status: &Status) -> CredsEntry {
     let low_and_high = |set: u64| vec![set as u32, (set >> 32) as u32];
     CredsEntry {
@@ -267,18 +247,4 @@ fn signal_queue(tid: Tid, queue: SignalQueue) -> nix::Result<SignalQueueEntry> {
             .map(|siginfo| SiginfoEntry { siginfo })
             .collect(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ignored_signals_are_at_the_positions_criu_reads() {
-        let actions = actions_from_status(1 << (13 - 1) | 1 << (1 - 1) | 1 << (64 - 1));
-        assert_eq!(actions.len(), 62);
-        let ignored: Vec<_> = (0..62).filter(|index| actions[*index].sigaction == SIG_IGN).collect();
-        // SIGHUP, SIGPIPE (shifted by SIGKILL), signal 64 (shifted by SIGKILL and SIGSTOP).
-        assert_eq!(ignored, [0, 11, 61]);
-    }
 }

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 
 use super::{
     context::TaskCtx,
-    core,
     parasite::{Parasite, QueryError, ResultReader, log_unqueryable, query_error},
+    sigactions::actions_from_status,
 };
 use crate::{
     checkpoint::{dump_log::DumpLog, error::Error},
@@ -61,7 +61,7 @@ pub(super) fn query(
     };
     // `/proc` shows ignored and default signals, and their flags have no effect, except for SIGCHLD (SA_NOCLDWAIT).
     let status = proc_files::status(task.proc_tid).map_err(task.error("status"))?;
-    let mut actions = core::actions_from_status(status.sigign);
+    let mut actions = actions_from_status(status.sigign);
     let needs_query = |signal: u32| status.sigcgt & 1 << (signal - 1) != 0 || signal == libc::SIGCHLD as u32;
     let with_buffer = parasite.buffer.is_some();
     let mut queried_actions: Vec<_> = sigaction_signals()

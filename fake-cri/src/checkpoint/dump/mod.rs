@@ -35,6 +35,7 @@ mod pstree;
 mod registers;
 mod seccomp;
 mod shmem;
+mod sigactions;
 mod sockets;
 mod task_query;
 mod unsupported;

@@ -9,7 +9,6 @@ use nix::errno::Errno;
 use super::{
     Mm,
     context::TaskCtx,
-    core,
     parasite::{Parasite, QueryError, ResultReader, query_error},
     pstree::PstreeNode,
 };
@@ -23,6 +22,12 @@ use crate::{
     },
 };
 
+/// No alternate signal stack: `SS_DISABLE`.
+pub(super) const NO_SIGALTSTACK: ThreadSasEntry = ThreadSasEntry {
+    ss_sp: 0,
+    ss_size: 0,
+    ss_flags: 2,
+};
 /// `PR_GET_TID_ADDRESS`, with `CONFIG_CHECKPOINT_RESTORE`.
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// `PR_GET_MDWE`, Linux 6.3: memory that was written or not executable may not become executable.
@@ -372,7 +377,7 @@ impl ResultReader<'_> {
         }
         if !with_buffer {
             return Ok(ThreadQueryResult {
-                sigaltstack: core::NO_SIGALTSTACK,
+                sigaltstack: NO_SIGALTSTACK,
                 clear_child_tid: 0,
                 pdeath_sig: 0,
                 securebits,

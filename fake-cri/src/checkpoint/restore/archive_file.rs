@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use super::files::{pseudo_filesystem, reopen};
+use super::reopen::{pseudo_filesystem, reopen};
 
 /// Directories with devices and files of the kernel.
 const EXCLUDED_DIRS: [&str; 3] = ["/proc", "/sys", "/dev"];

@@ -35,12 +35,12 @@ use cri_proto::criu::{
     vma_status as status,
 };
 
-pub(super) use self::path::{pseudo_filesystem, reopen};
 use self::{path::ExpectedKind, pipe::RestoredPipes};
 use super::{
     RestoreError,
     plan::{LiveTask, MAX_OPEN_FILES, RestorePlan, ShmemSegment},
     remote_task::RemoteTask,
+    reopen::reopen,
 };
 use crate::process::{NsPid, namespace, pagemap::PAGE_SIZE, syscalls};
 
@@ -328,7 +328,7 @@ fn open_path(entry: &FileEntry, ghosts: &GhostFiles) -> Result<OwnedFd, RestoreE
         Some(ghost) => ghost.try_clone().map_err(step_error)?,
         None => path::find_checked(file, ExpectedKind::Path)?,
     };
-    let mut opened = path::reopen(source_file.as_fd(), flags).map_err(step_error)?;
+    let mut opened = reopen(source_file.as_fd(), flags).map_err(step_error)?;
     if flags & libc::O_PATH == 0 && source_file.metadata().map_err(step_error)?.is_file() {
         opened.seek(SeekFrom::Start(file.pos)).map_err(step_error)?;
     }

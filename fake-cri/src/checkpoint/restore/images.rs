@@ -23,7 +23,7 @@ use super::{
     cancel::CancelFlag,
     documents::Documents,
     oci_layout,
-    tar_reader::{TarError, TarReader},
+    tar_reader::{MAX_MEMBERS, TarError, TarReader},
 };
 
 /// The largest image that is held in memory: ghost files are the largest, with 16 MiB.
@@ -31,7 +31,6 @@ const MAX_IMAGE_BYTES: u64 = 32 << 20;
 /// The largest image that is decoded at once: the decoded messages take a multiple of its size in memory.
 const MAX_DECODED_IMAGE_BYTES: u64 = 8 << 20;
 const MAX_TOTAL_IMAGE_BYTES: u64 = 256 << 20;
-pub(super) const MAX_MEMBERS: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct CriuImages {

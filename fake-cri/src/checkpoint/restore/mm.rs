@@ -33,8 +33,6 @@ const MMAP_FLAGS: i32 = libc::MAP_GROWSDOWN | libc::MAP_LOCKED | libc::MAP_NORES
 const MMAP_MIN_ADDR: u64 = 0x1_0000;
 const SET_MM: u64 = libc::PR_SET_MM as u64;
 const SET_MM_MAP: u64 = libc::PR_SET_MM_MAP as u64;
-/// The most words of an auxiliary vector.
-pub(super) const MAX_AUXV_WORDS: usize = 64;
 const PAGES_CHUNK_BYTES: u64 = 1 << 20;
 /// The most bytes of an environment that are searched for the container id.
 const MAX_ENVIRON_BYTES: u64 = 4 << 20;

@@ -30,8 +30,10 @@ mod images;
 mod mm;
 mod oci_layout;
 mod plan;
+mod read_plan;
 mod registers;
 mod remote_task;
+mod reopen;
 mod tar_reader;
 mod task;
 mod timers;
@@ -48,7 +50,7 @@ pub use self::{
     documents::UnsupportedSummary,
     error::RestoreError,
 };
-use self::{files::OpenFiles, images::CriuImages, plan::RestorePlan};
+use self::{files::OpenFiles, images::CriuImages, plan::RestorePlan, read_plan::read_plan};
 use crate::process::{ProcessId, namespace::PidNamespace};
 
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +95,7 @@ pub(crate) struct RestoreRequest<'a> {
 /// The archive is malformed, or holds state that cannot be restored.
 pub fn check_restorable(archive: &Path, scratch_dir: &Path) -> Result<Restorable, RestoreError> {
     let images = CriuImages::read(archive, scratch_dir, &CancelFlag::new())?;
-    RestorePlan::read(images, RestoreOptions::default()).map(RestorePlan::into_restorable)
+    read_plan(images, RestoreOptions::default()).map(RestorePlan::into_restorable)
 }
 
 /// Checks whether this kernel can restore an archive or a checkpoint image, as far as that is known without a restore.
@@ -108,7 +110,7 @@ pub fn check_restorable_here(
     options: RestoreOptions,
     cancel: &CancelFlag,
 ) -> Result<Restorable, RestoreError> {
-    let plan = RestorePlan::read(CriuImages::read(archive, scratch_dir, cancel)?, options)?;
+    let plan = read_plan(CriuImages::read(archive, scratch_dir, cancel)?, options)?;
     mm::check_vdso_of_kernel(&plan)?;
     Ok(plan.into_restorable())
 }
@@ -121,7 +123,7 @@ pub fn check_restorable_here(
 /// A step failed; no restored process is left.
 pub(crate) fn restore(request: &RestoreRequest<'_>) -> Result<RestoredProcesses, RestoreError> {
     let images = CriuImages::read(request.archive, request.scratch_dir, &CancelFlag::new())?;
-    let plan = RestorePlan::read(images, request.options)?;
+    let plan = read_plan(images, request.options)?;
     let _nofile_limit = RaisedNofileLimit::raise();
     let namespace = PidNamespace::create().map_err(|error| RestoreError::step("create a pid namespace", error))?;
     let restored = OpenFiles::open(&plan, request.stdio, request.scratch_dir, namespace.mount_ns())

@@ -24,7 +24,11 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{RestoreError, archive_file, cancel::CancelFlag, images::MAX_MEMBERS, tar_reader::TarReader};
+use super::{
+    RestoreError, archive_file,
+    cancel::CancelFlag,
+    tar_reader::{MAX_MEMBERS, TarReader},
+};
 
 /// The path of the index in the directory or the tar file.
 pub(super) const INDEX_FILE: &str = "index.json";

@@ -11,6 +11,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
+/// The most members of an archive.
+pub(super) const MAX_MEMBERS: usize = 1 << 20;
 const BLOCK_BYTES: u64 = 512;
 const MAX_PAX_BYTES: u64 = 1 << 20;
 /// The longest name that is read. The names of images are short.

@@ -18,10 +18,10 @@ use std::{
 use nix::errno::Errno;
 
 use super::{
-    SavedRseq, Snapshot, SnapshotPlan, SnapshotSet, kill_and_wait,
+    SavedRseq, Snapshot, SnapshotSet, kill_and_wait,
+    plan::{SnapshotPlan, SnapshotRefused},
     prescan::Prescan,
-    resources::{self, InsufficientResources},
-    snapshot_error,
+    resources, snapshot_error,
 };
 use crate::{
     checkpoint::{
@@ -47,31 +47,6 @@ const _: () = assert!(MAX_SHARED_MAPPINGS + TaskQuery::MAX_CALLS < SyscallBuffer
 /// Processes with more private memory that fork does not preserve are not snapshotted, because fake-cri keeps this
 /// memory until it is written.
 const MAX_NOT_FORKED_BYTES: u64 = 16 << 20;
-
-/// Why no snapshot is made and the container stays frozen until all of its memory is dumped.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SnapshotRefused {
-    #[error("disabled by --freeze full")]
-    DisabledByFlag,
-    #[error("the delay model requires a full freeze")]
-    DelayInFreeze,
-    #[error("{0}")]
-    Resources(#[from] InsufficientResources),
-    #[error("process {pid}: {source}")]
-    RemoteSyscall { pid: Pid, source: RemoteSyscallError },
-    #[error("process {pid}: {call}: {errno}")]
-    Syscall { pid: Pid, call: &'static str, errno: Errno },
-    #[error("process {0} handles page faults by userfaultfd, which may report the fork")]
-    Userfaultfd(Pid),
-    #[error("process {0} has a pid or time namespace for children that differs from its own")]
-    ChildNamespace(Pid),
-    #[error("process {0} has {1} shared mappings")]
-    SharedMappings(Pid, usize),
-    #[error("remote syscalls are not possible in process {0}: no syscall instruction found")]
-    NoSyscallInsn(Pid),
-    #[error("fork does not preserve {0} bytes of private memory (MADV_DONTFORK, MADV_WIPEONFORK, huge pages)")]
-    NotForkedMemory(u64),
-}
 
 /// A process with a query in flight.
 struct PendingFork {

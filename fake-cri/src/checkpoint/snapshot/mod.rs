@@ -34,6 +34,7 @@
 mod dump;
 mod fork;
 mod page_pipe;
+mod plan;
 mod prescan;
 mod resources;
 mod stopped_thread;
@@ -51,10 +52,11 @@ use nix::{
 
 pub(super) use self::{
     dump::dump,
-    fork::{ForkOutcome, SnapshotBuilder, SnapshotRefused},
+    fork::{ForkOutcome, SnapshotBuilder},
+    plan::{SnapshotPlan, SnapshotRefused, plan},
     prescan::Prescan,
 };
-use super::{DelayPhase, Freeze, Host, Job, dump_log::DumpLog, error::Error, pages::PageRun};
+use super::{Host, dump_log::DumpLog, error::Error, pages::PageRun};
 use crate::process::{
     NsPid, Pid, ProcessId, Tid,
     memory::ProcMem,
@@ -89,46 +91,6 @@ impl MemorySource<'_> {
             Self::Snapshots(snapshots) => snapshots.pid_of(run.proc_tid).map(Pid::main_thread),
         }
     }
-}
-
-/// Whether snapshots are to be made, as decided before the freeze.
-pub(crate) enum SnapshotPlan {
-    /// The container was prescanned.
-    Snapshots(Prescan),
-    /// The container stays frozen until all of its memory is dumped.
-    FullFreeze(SnapshotRefused),
-}
-
-impl SnapshotPlan {
-    pub(crate) fn prescan(&self) -> Option<&Prescan> {
-        match self {
-            Self::Snapshots(prescan) => Some(prescan),
-            Self::FullFreeze(_) => None,
-        }
-    }
-}
-
-/// Prescans the container of a job, unless the job or a lack of resources excludes snapshots.
-///
-/// # Errors
-///
-/// [`Error::ListMembers`].
-pub(crate) fn plan(job: &Job, host: &dyn Host) -> Result<SnapshotPlan, Error> {
-    if job.freeze == Freeze::Full {
-        return Ok(SnapshotPlan::FullFreeze(SnapshotRefused::DisabledByFlag));
-    }
-    if job
-        .delay
-        .as_ref()
-        .is_some_and(|delay| delay.phase == DelayPhase::Freeze)
-    {
-        return Ok(SnapshotPlan::FullFreeze(SnapshotRefused::DelayInFreeze));
-    }
-    let prescan = Prescan::collect(host)?;
-    Ok(match prescan.check_resources() {
-        Ok(()) => SnapshotPlan::Snapshots(prescan),
-        Err(insufficient) => SnapshotPlan::FullFreeze(insufficient.into()),
-    })
 }
 
 /// A snapshot and its original.

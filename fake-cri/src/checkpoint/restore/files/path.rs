@@ -15,44 +15,18 @@
 use std::{
     fs::{File, Metadata},
     io,
-    os::{
-        fd::{AsRawFd as _, BorrowedFd},
-        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
-    },
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
 use cri_proto::criu::message::RegFileEntry;
-use nix::sys::statfs::{FsType, fstatfs};
 
-use crate::checkpoint::restore::RestoreError;
+use crate::checkpoint::restore::{RestoreError, reopen::pseudo_filesystem};
 
 /// Device numbers of /dev/null, zero, full, random and urandom (Documentation/admin-guide/devices.txt), which hold no
 /// data. Other devices of this major number, /dev/mem and /dev/port, are refused.
 const MEM_DEVICE_MAJOR: u64 = 1;
 const SAFE_MEM_DEVICES: [u64; 5] = [3, 5, 7, 8, 9];
-
-/// Pseudo file systems (linux/magic.h).
-const PSEUDO_FILESYSTEMS: &[(u64, &str)] = &[
-    (0x9fa0, "proc"),
-    (0x6265_6572, "sysfs"),
-    (0x0027_e0eb, "cgroup"),
-    (0x6367_7270, "cgroup2"),
-    (0x6462_6720, "debugfs"),
-    (0x7472_6163, "tracefs"),
-    (0x7363_6673, "securityfs"),
-    (0xf97c_ff8c, "selinuxfs"),
-    (0x4341_5d53, "smackfs"),
-    (0x6265_6570, "configfs"),
-    (0xcafe_4a11, "bpf"),
-    (0x6165_676c, "pstore"),
-    (0xde5e_81e4, "efivarfs"),
-    (0x4249_4e4d, "binfmt_misc"),
-    (0x6e73_6673, "nsfs"),
-    (0x6573_5543, "fusectl"),
-    (0x1980_0202, "mqueue"),
-    (0x0765_5821, "resctrl"),
-];
 
 /// The kind of file that an entry refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +34,6 @@ pub(super) enum ExpectedKind {
     /// A regular file, a directory, or a device that holds no data.
     Path,
     Fifo,
-}
-
-/// Opens an open file again, as a new open file description.
-pub(in crate::checkpoint::restore) fn reopen(file: BorrowedFd<'_>, flags: i32) -> io::Result<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let opened = nix::fcntl::open(
-        Path::new(&path),
-        nix::fcntl::OFlag::from_bits_retain(flags),
-        nix::sys::stat::Mode::empty(),
-    )?;
-    Ok(opened.into())
 }
 
 /// Checks that the recorded name is an absolute path.
@@ -125,18 +87,6 @@ fn kind_mismatch(metadata: &Metadata, recorded_file: &RegFileEntry, expected: Ex
         }
         _ => None,
     }
-}
-
-/// Returns the name of the pseudo file system that a file is in, if it is in one.
-pub(in crate::checkpoint::restore) fn pseudo_filesystem(file: &File) -> io::Result<Option<&'static str>> {
-    Ok(pseudo_filesystem_name(fstatfs(file)?.filesystem_type()))
-}
-
-fn pseudo_filesystem_name(kind: FsType) -> Option<&'static str> {
-    // `f_type` is signed in some C libraries, and 32 bits wide in others.
-    let fs_magic = u64::from(kind.0 as u32);
-    let filesystem = PSEUDO_FILESYSTEMS.iter().find(|(magic, _)| *magic == fs_magic);
-    filesystem.map(|(_, name)| *name)
 }
 
 fn is_memory_device(metadata: &Metadata) -> bool {

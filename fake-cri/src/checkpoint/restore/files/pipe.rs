@@ -16,9 +16,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{
     OPEN_FLAGS,
-    path::{ExpectedKind, find_checked, reopen},
+    path::{ExpectedKind, find_checked},
 };
-use crate::checkpoint::restore::{RestoreError, plan::RestorePlan};
+use crate::checkpoint::restore::{RestoreError, plan::RestorePlan, reopen::reopen};
 
 const MAX_UNREAD_BYTES: u32 = 16 << 20;
 

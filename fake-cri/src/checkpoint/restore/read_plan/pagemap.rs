@@ -8,28 +8,14 @@ use cri_proto::criu::{
     shmem_pagemap_file_name, vma_status as status,
 };
 
-use super::Task;
 use crate::{
     checkpoint::restore::{
         RestoreError,
-        images::{CriuImages, PagesLocation},
+        images::CriuImages,
+        plan::{PagePlan, ShmemSegment, Task},
     },
     process::pagemap::{PAGE_SIZE, TASK_SIZE},
 };
-
-/// The pages of an address space or of a shared memory segment.
-#[derive(Debug)]
-pub(in crate::checkpoint::restore) struct PagePlan {
-    pub(in crate::checkpoint::restore) file: PagesLocation,
-    /// Address range of each run, in ascending order. The runs are contiguous in the pages file.
-    pub(in crate::checkpoint::restore) runs: Vec<Range<u64>>,
-}
-
-#[derive(Debug)]
-pub(in crate::checkpoint::restore) struct ShmemSegment {
-    pub(in crate::checkpoint::restore) size: u64,
-    pub(in crate::checkpoint::restore) pages: Option<PagePlan>,
-}
 
 /// Compares sorted ranges with ranges that come in ascending order. Each range is visited once or twice, however many
 /// there are.
