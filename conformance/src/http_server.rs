@@ -1,6 +1,14 @@
 //! An HTTP server: accepts connections, with TLS or without, and passes their requests to a function.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -26,6 +34,17 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The certificates that the client sent: an extension of every request over TLS.
 #[derive(Clone)]
 pub(crate) struct ClientChain(pub(crate) Arc<[CertificateDer<'static>]>);
+
+/// The number of a connection, which no other connection of this process has: an extension of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConnectionNumber(u64);
+
+impl ConnectionNumber {
+    fn next() -> ConnectionNumber {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        ConnectionNumber(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Serves until `stop`, then drops the open connections, which drops the futures of their requests.
 pub(crate) async fn serve<H, F, B>(listener: TcpListener, tls: Option<TlsAcceptor>, stop: CancellationToken, handler: H)
@@ -90,7 +109,9 @@ async fn serve_requests<F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
-    let service = service_fn(|request| {
+    let number = ConnectionNumber::next();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(number);
         let response = handler(request);
         async { Ok::<_, Infallible>(response.await) }
     });
