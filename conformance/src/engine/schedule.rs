@@ -20,6 +20,8 @@ pub enum Stage {
     Main,
     /// After the other cases, because the case makes the target harder to use, for example by a restart.
     Late,
+    /// After the other cases, because the case checks what they have recorded.
+    Summary,
     /// After all others. The case restarts the target with the configuration that it needs, whatever the configuration
     /// before: between two such cases the configuration is not reverted.
     Restarting,
@@ -45,7 +47,13 @@ impl Schedule {
     /// them.
     pub(super) fn steps<T>(&self, cases: &[Case<T>]) -> Vec<Vec<Case<T>>> {
         let mut steps = Vec::new();
-        for stage in [Stage::Early, Stage::Main, Stage::Late, Stage::Restarting] {
+        for stage in [
+            Stage::Early,
+            Stage::Main,
+            Stage::Late,
+            Stage::Summary,
+            Stage::Restarting,
+        ] {
             let mut stage_cases: Vec<_> = cases.iter().copied().filter(|case| case.plan.stage == stage).collect();
             if stage != Stage::Early && self.seed != 0 {
                 stage_cases.sort_by_key(|case| self.order_key(case.info.id));
