@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::behavior::Behavior;
 
 /// The configuration of a [`ReferenceKubelet`](super::ReferenceKubelet).
@@ -48,6 +50,8 @@ pub struct Config {
     /// Whether the timestamp in an archive name has nanoseconds, so that two checkpoints within a second get different
     /// names. Default false: the kubelet writes whole seconds.
     pub fractional_timestamps: bool,
+    /// The time zone of the timestamps in archive names. Default that of the machine.
+    pub time_zone: TimeZone,
     /// Whether the debugging handlers are served, including the checkpoint route. Default true.
     pub debugging_handlers: bool,
     /// Whether HTTP/2 is offered, as by kubelets up to 1.35. Default false, as in 1.36.
@@ -82,6 +86,7 @@ impl Config {
             authorization: Authorization::AlwaysAllow,
             container_checkpoint: None,
             fractional_timestamps: false,
+            time_zone: TimeZone::system(),
             debugging_handlers: true,
             http2: false,
             remove_pods_at_shutdown: false,

@@ -18,6 +18,7 @@ use std::{
 
 use fake_cri::{FakeCri, LogDestination};
 use futures_util::future::BoxFuture;
+use jiff::tz::{Offset, TimeZone};
 use tokio::sync::Mutex;
 
 use super::{
@@ -209,6 +210,10 @@ impl Lifecycle for EmbeddedLifecycle {
                 KubeletConfig::GateDefault => config.container_checkpoint = None,
                 KubeletConfig::DebuggingHandlersOff => config.debugging_handlers = false,
                 KubeletConfig::ShortRequestTimeout => config.runtime_request_timeout = SHORT_REQUEST_TIMEOUT,
+                KubeletConfig::TimeZone(seconds) => {
+                    let offset = Offset::from_seconds(seconds);
+                    config.time_zone = offset.map_or(TimeZone::UTC, Offset::to_time_zone);
+                }
             }
             if let Some(apply) = self.defect {
                 apply(&mut config);

@@ -91,6 +91,8 @@ pub enum KubeletConfig {
     DebuggingHandlersOff,
     /// `runtimeRequestTimeout` is [`SHORT_REQUEST_TIMEOUT`].
     ShortRequestTimeout,
+    /// The kubelet's time zone has this offset from UTC, in seconds.
+    TimeZone(i32),
 }
 
 impl KubeletConfig {
@@ -98,7 +100,10 @@ impl KubeletConfig {
     pub(super) fn serves_endpoint(self) -> bool {
         matches!(
             self,
-            KubeletConfig::Default | KubeletConfig::GateDefault | KubeletConfig::ShortRequestTimeout
+            KubeletConfig::Default
+                | KubeletConfig::GateDefault
+                | KubeletConfig::ShortRequestTimeout
+                | KubeletConfig::TimeZone(_)
         )
     }
 }

@@ -34,6 +34,7 @@ mod real_kubelet;
 mod run_dir;
 pub mod runtime;
 mod stale_runs;
+mod time_zone;
 mod unfreeze;
 mod url;
 mod workload;
@@ -50,6 +51,7 @@ pub use kind::{Offer, TargetKind};
 pub use kubelet::{ContainerRef, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, SiblingContainers};
 pub use real_kubelet::RealKubelet;
 pub use stale_runs::remove_stale_runs;
+pub use time_zone::afternoon_offset;
 pub use url::{CredentialFiles, RunningKubelet, UrlTarget};
 pub use workload::{Workload, parse as parse_log};
 

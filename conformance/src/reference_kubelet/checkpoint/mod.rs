@@ -84,7 +84,8 @@ impl CheckpointHandler {
         let Some(container_id) = self.running_container_id(pod, container).await? else {
             return Err(CheckpointError::NotRunning(container.to_owned()));
         };
-        let time = behavior.archive_time.clone().unwrap_or_else(Zoned::now);
+        let now = || Zoned::now().with_time_zone(self.config.time_zone.clone());
+        let time = behavior.archive_time.clone().unwrap_or_else(now);
         let location = (behavior.archive_location)(&self.config, pod, container, &time);
         if timeout.is_some_and(|timeout| timeout < 0) {
             self.cri.count_operation(CheckpointContainerRequest::OPERATION, true);

@@ -38,11 +38,12 @@ pub(super) struct KubeletProcess {
 }
 
 impl KubeletProcess {
-    /// Starts the kubelet in its own process group, so that Ctrl-C reaches only the harness. Appends to the log.
+    /// Starts the kubelet in its own process group, so that Ctrl-C reaches only the harness, with these paths in its
+    /// environment. Appends to the log.
     pub(super) fn start(
         binary: &Path,
         args: &[OsString],
-        tmp: &Path,
+        environment: &[(&str, PathBuf)],
         log: &Path,
     ) -> Result<KubeletProcess, TargetError> {
         let open = || {
@@ -60,7 +61,7 @@ impl KubeletProcess {
             .arg(binary)
             .args(args);
         command
-            .env("TMPDIR", tmp)
+            .envs(environment.iter().map(|(name, path)| (name, path)))
             .stdin(Stdio::piped())
             .stdout(open()?)
             .stderr(open()?)
@@ -117,7 +118,8 @@ mod tests {
 
     fn start(directory: &Path, script: &str) -> KubeletProcess {
         let args = ["-c", script].map(OsString::from);
-        KubeletProcess::start(Path::new("/bin/sh"), &args, directory, &directory.join("log")).unwrap()
+        let environment = [("TMPDIR", directory.to_owned())];
+        KubeletProcess::start(Path::new("/bin/sh"), &args, &environment, &directory.join("log")).unwrap()
     }
 
     #[tokio::test]

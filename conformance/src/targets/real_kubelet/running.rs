@@ -9,6 +9,7 @@ use std::{
 
 use fake_cri::FakeCri;
 use futures_util::future::BoxFuture;
+use jiff::tz::Offset;
 use tokio::sync::Mutex;
 
 use super::{
@@ -24,6 +25,7 @@ use crate::targets::{
     identities::TestIdentities,
     pod::{self, PodReadiness},
     run_dir::RunDir,
+    time_zone,
 };
 
 /// The running processes. Dropped in the order of the fields.
@@ -70,7 +72,11 @@ impl RealLifecycle {
                 "--v=2".into(),
             ];
             args.extend(self.extra_args.iter().cloned());
-            let mut process = KubeletProcess::start(&self.binary, &args, &self.run_dir.path_of("tmp"), &self.log)?;
+            let mut environment = vec![("TMPDIR", self.run_dir.path_of("tmp"))];
+            if let KubeletConfig::TimeZone(seconds) = kubelet_config {
+                environment.push(("TZ", self.write_time_zone(seconds)?));
+            }
+            let mut process = KubeletProcess::start(&self.binary, &args, &environment, &self.log)?;
             let client = self.client(ports)?;
             tokio::select! {
                 served = wait_until_serving(&client) => served?,
@@ -85,6 +91,14 @@ impl RealLifecycle {
         Err(TargetError::NotReady(format!(
             "the kubelet exited right after its start: {log_tail}"
         )))
+    }
+
+    /// Writes the time zone with this offset from UTC. Returns the path for `TZ`.
+    fn write_time_zone(&self, seconds: i32) -> Result<PathBuf, TargetError> {
+        let path = self.run_dir.path_of("time-zone");
+        let offset = Offset::from_seconds(seconds).unwrap_or(Offset::UTC);
+        std::fs::write(&path, time_zone::tzfile(offset)).map_err(TargetError::file(&path))?;
+        Ok(path)
     }
 
     fn client(&self, ports: Ports) -> Result<Client, TargetError> {
