@@ -65,6 +65,9 @@ capabilities! {
     ReadOnlyPort = "read-only-port", "requires a kubelet with a read-only port";
     /// The container under test is in a static Pod of the harness.
     StaticPod = "static-pod", "requires a static Pod of the harness";
+    /// Other Pods have containers with the name of the container under test.
+    NamesakePods = "namesake-pods",
+        "requires Pods of the harness with equal names: a kubelet that the harness starts over fake-cri";
     /// The Pod has a second running container that may be checkpointed.
     SiblingContainer = "sibling-container", "requires a second running container in the Pod";
     /// The Pod has a container that has exited and is not restarted.

@@ -22,7 +22,8 @@ use jiff::tz::{Offset, TimeZone};
 use tokio::sync::Mutex;
 
 use super::{
-    Client, FakeCriControl, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, ServerVerification, TargetError,
+    Client, FakeCriControl, Kubelet, KubeletConfig, Lifecycle, NamesakePods, SHORT_REQUEST_TIMEOUT, ServerVerification,
+    TargetError,
     identities::{self, TestIdentities},
     pod,
     run_dir::RunDir,
@@ -133,6 +134,7 @@ impl Embedded {
         };
         let mut kubelet = Kubelet::new(target_info, client, container);
         kubelet.siblings = pod::workload_siblings(&kubelet.container_under_test);
+        kubelet.namesakes = Some(pod::namesakes(NODE_NAME));
         kubelet.siblings.ephemeral = Some(kubelet.container_under_test.sibling("debugger"));
         kubelet.node_name = Some(NODE_NAME.to_owned());
         kubelet.checkpoints_dir = Some(checkpoints);
@@ -174,6 +176,9 @@ fn write_config(run_dir: &RunDir) -> Result<TestIdentities, TargetError> {
     run_dir.write("pki/rules", &rules.collect::<String>())?;
     let manifest = format!("{}{EPHEMERAL_CONTAINER}", pod::MANIFEST.trim_end());
     run_dir.write(&format!("pods/{}", pod::MANIFEST_FILE_NAME), &manifest)?;
+    for (name, manifest) in pod::namesake_manifests() {
+        run_dir.write(&format!("pods/{name}"), &manifest)?;
+    }
     Ok(identities)
 }
 
@@ -301,6 +306,9 @@ pub(super) async fn wait_until_ready(
             let client = kubelet.client().await;
             let container = &kubelet.container_under_test;
             pod::wait_until_running(&client, container, pod::PodReadiness::AllContainers, timeout).await?;
+            for container in kubelet.namesakes.iter().flat_map(NamesakePods::iter) {
+                pod::wait_until_running(&client, container, pod::PodReadiness::ContainerUnderTest, timeout).await?;
+            }
             pod::wait_until_workload_ready(&kubelet, timeout).await?;
         }
         Ok(())

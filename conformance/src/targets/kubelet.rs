@@ -78,6 +78,24 @@ pub struct SiblingContainers {
     pub created: Option<ContainerRef>,
 }
 
+/// Containers of other Pods with the name of the container under test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamesakePods {
+    /// In another namespace, in a Pod of the same name.
+    pub other_namespace: ContainerRef,
+    /// In the same namespace, in a Pod of another name.
+    pub other_pod: ContainerRef,
+    /// In a Pod whose name has a dot and more than 63 characters.
+    pub long_name: ContainerRef,
+}
+
+impl NamesakePods {
+    /// All containers.
+    pub fn iter(&self) -> impl Iterator<Item = &ContainerRef> {
+        [&self.other_namespace, &self.other_pod, &self.long_name].into_iter()
+    }
+}
+
 /// The configurations of a kubelet that the harness starts. All but [`KubeletConfig::Default`] change one setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KubeletConfig {
@@ -139,6 +157,8 @@ pub struct Kubelet {
     pub container_under_test: ContainerRef,
     /// Other containers of the same Pod.
     pub siblings: SiblingContainers,
+    /// Containers of other Pods, if the harness has started them.
+    pub namesakes: Option<NamesakePods>,
     /// The kubelet's `checkpoints` directory as a local path, if it is readable locally.
     pub checkpoints_dir: Option<PathBuf>,
     /// Whether paths that the kubelet returns are valid on this machine.
@@ -185,6 +205,7 @@ impl Kubelet {
             target_info,
             container_under_test,
             siblings: SiblingContainers::default(),
+            namesakes: None,
             checkpoints_dir: None,
             paths_are_local: false,
             archive_owner_uid: 0,
@@ -375,6 +396,7 @@ impl Kubelet {
             .with(Capability::DeniedUser, identities.denied_user.is_some())
             .with(Capability::NodeProxyUser, identities.node_proxy_user.is_some())
             .with(Capability::ReadOnlyPort, endpoint.read_only.is_some())
+            .with(Capability::NamesakePods, self.namesakes.is_some())
             .with(Capability::StaticPod, self.static_pod_name().is_some())
     }
 

@@ -48,7 +48,9 @@ pub use embedded::{Defect, Embedded};
 pub use fake_cri_control::{FakeCriControl, JournaledCheckpoint};
 pub use file_snapshot::FileSnapshot;
 pub use kind::{Offer, TargetKind};
-pub use kubelet::{ContainerRef, Kubelet, KubeletConfig, Lifecycle, SHORT_REQUEST_TIMEOUT, SiblingContainers};
+pub use kubelet::{
+    ContainerRef, Kubelet, KubeletConfig, Lifecycle, NamesakePods, SHORT_REQUEST_TIMEOUT, SiblingContainers,
+};
 pub use real_kubelet::RealKubelet;
 pub use stale_runs::remove_stale_runs;
 pub use time_zone::afternoon_offset;

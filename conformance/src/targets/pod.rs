@@ -9,7 +9,7 @@ use k8s_openapi::{
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Client, ContainerRef, Kubelet, SiblingContainers, TargetError};
+use super::{Client, ContainerRef, Kubelet, NamesakePods, SiblingContainers, TargetError};
 
 pub(super) const MANIFEST: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -17,7 +17,13 @@ pub(super) const MANIFEST: &str = include_str!(concat!(
 ));
 pub(super) const MANIFEST_FILE_NAME: &str = "test-workload.yaml";
 
+const NAMESAKE_MANIFEST: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/pods/namesake.yaml"));
+
 const NAMESPACE: &str = "conformance";
+const OTHER_NAMESPACE: &str = "conformance-namesake";
+const OTHER_POD_NAME: &str = "other-workload";
+/// With a dot, and longer than a host name may be.
+const LONG_POD_NAME: &str = "v1.2-test-workload-of-a-pod-whose-name-is-longer-than-63-characters-and-has-a-dot";
 const POD_NAME: &str = "test-workload";
 
 pub(super) fn workload_container(node: &str) -> ContainerRef {
@@ -38,6 +44,35 @@ pub(super) fn workload_siblings(container: &ContainerRef) -> SiblingContainers {
         restarting: Some(container.sibling("failing")),
         created: Some(container.sibling("unstarted")),
     }
+}
+
+/// The Pods beside the one with the container under test. Each has one container, with the name of that container.
+pub(super) fn namesakes(node: &str) -> NamesakePods {
+    let container = |namespace: &str, pod: &str| ContainerRef {
+        namespace: namespace.to_owned(),
+        pod: format!("{pod}-{node}"),
+        container: "app".to_owned(),
+    };
+    NamesakePods {
+        other_namespace: container(OTHER_NAMESPACE, POD_NAME),
+        other_pod: container(NAMESPACE, OTHER_POD_NAME),
+        long_name: container(NAMESPACE, LONG_POD_NAME),
+    }
+}
+
+/// The manifests of the Pods of [`namesakes`], with their file names.
+pub(super) fn namesake_manifests() -> impl Iterator<Item = (String, String)> {
+    let pods = [
+        (OTHER_NAMESPACE, POD_NAME),
+        (NAMESPACE, OTHER_POD_NAME),
+        (NAMESPACE, LONG_POD_NAME),
+    ];
+    pods.into_iter().enumerate().map(|(index, (namespace, name))| {
+        let manifest = NAMESAKE_MANIFEST
+            .replace("NAMESPACE", namespace)
+            .replace("POD_NAME", name);
+        (format!("namesake-{index}.yaml"), manifest)
+    })
 }
 
 /// The other containers of the Pod by its status on a running kubelet. Empty if the status is not readable.
@@ -169,9 +204,11 @@ pub(super) async fn wait_until_running(
 
 /// Waits for the canary and the first heartbeat of the running containers.
 pub(super) async fn wait_until_workload_ready(kubelet: &Kubelet, timeout: Duration) -> Result<(), TargetError> {
+    let namesakes = kubelet.namesakes.iter().flat_map(NamesakePods::iter);
     for container in [Some(&kubelet.container_under_test), kubelet.siblings.running.as_ref()]
         .into_iter()
         .flatten()
+        .chain(namesakes)
     {
         let is_ready = |workload: &super::Workload| workload.canary.is_some() && workload.heartbeat > 0;
         if kubelet.workload_until(container, timeout, is_ready).await?.is_none() {

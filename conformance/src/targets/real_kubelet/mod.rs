@@ -122,7 +122,7 @@ impl RealKubelet {
             pod_removal::save_pod(run_dir.path(), endpoint, &container)?;
         }
         let authority = CertificateAuthority::new("checkpoint-conformance")?;
-        let identities = write_config(&run_dir, &authority)?;
+        let identities = write_config(&run_dir, &authority, with_fake_cri)?;
         let api_server = ApiServer::start(&authority, &node, access_rules(&identities)).await?;
         run_dir.write("kubeconfig", &api_server.kubeconfig(&run_dir.path_of("pki/ca.pem")))?;
 
@@ -166,6 +166,7 @@ impl RealKubelet {
         };
         let mut kubelet = Kubelet::new(target_info, client, container);
         kubelet.siblings = siblings;
+        kubelet.namesakes = with_fake_cri.then(|| pod::namesakes(&node));
         kubelet.node_name = Some(node);
         kubelet.kubelet_log = Some(lifecycle.log.clone());
         kubelet.checkpoints_dir = Some(lifecycle.run_dir.path_of("kubelet/checkpoints"));
@@ -177,12 +178,22 @@ impl RealKubelet {
     }
 }
 
-fn write_config(run_dir: &RunDir, authority: &CertificateAuthority) -> Result<TestIdentities, TargetError> {
+fn write_config(
+    run_dir: &RunDir,
+    authority: &CertificateAuthority,
+    with_fake_cri: bool,
+) -> Result<TestIdentities, TargetError> {
     let server = authority.issue_server("kubelet")?;
     run_dir.write("pki/ca.pem", &authority.certificate())?;
     run_dir.write("pki/server.pem", &server.certificate)?;
     run_dir.write("pki/server.key", &server.key)?;
     run_dir.write(&format!("pods/{}", pod::MANIFEST_FILE_NAME), pod::MANIFEST)?;
+    // The Pods in another runtime have to be removed one by one. There is only the one that most cases need.
+    if with_fake_cri {
+        for (name, manifest) in pod::namesake_manifests() {
+            run_dir.write(&format!("pods/{name}"), &manifest)?;
+        }
+    }
     TestIdentities::new(authority)
 }
 
