@@ -51,7 +51,10 @@ impl CertificateKeyPair {
 
 /// A certificate authority. Its key exists only in memory.
 #[derive(Debug)]
-pub struct CertificateAuthority(CertifiedIssuer<'static, KeyPair>);
+pub struct CertificateAuthority {
+    name: String,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
 
 impl CertificateAuthority {
     /// Creates an authority with that common name.
@@ -63,15 +66,20 @@ impl CertificateAuthority {
         params.distinguished_name = distinguished_name(name, None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(CertificateAuthority(CertifiedIssuer::self_signed(
-            params,
-            KeyPair::generate()?,
-        )?))
+        Ok(CertificateAuthority {
+            name: name.to_owned(),
+            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
+        })
+    }
+
+    /// The common name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The authority's certificate (PEM).
     pub fn certificate(&self) -> String {
-        self.0.pem()
+        self.issuer.pem()
     }
 
     /// Issues a client certificate for a user of a group.
@@ -79,9 +87,23 @@ impl CertificateAuthority {
     /// # Errors
     /// No key can be created.
     pub fn issue_client(&self, user: &str, group: &str) -> Result<CertificateKeyPair, rcgen::Error> {
+        self.issue_client_with(user, group, |_| {})
+    }
+
+    /// Issues a client certificate after `edit` has changed its contents.
+    ///
+    /// # Errors
+    /// No key can be created.
+    pub(crate) fn issue_client_with(
+        &self,
+        user: &str,
+        group: &str,
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> Result<CertificateKeyPair, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = distinguished_name(user, Some(group));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        edit(&mut params);
         self.sign(params)
     }
 
@@ -103,7 +125,7 @@ impl CertificateAuthority {
     fn sign(&self, mut params: CertificateParams) -> Result<CertificateKeyPair, rcgen::Error> {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.0)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(CertificateKeyPair {
             certificate: certificate.pem(),
             key: key.serialize_pem(),

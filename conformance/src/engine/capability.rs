@@ -61,6 +61,9 @@ capabilities! {
         "requires a user whom the kubelet authenticates and who may not create nodes/checkpoint";
     /// Credentials of a user who may create nodes/proxy and not checkpoint.
     NodeProxyUser = "node-proxy-user", "requires a user who may create nodes/proxy and not nodes/checkpoint";
+    /// The harness can issue client certificates of the kubelet's client CA.
+    ClientAuthority = "client-authority",
+        "requires the key of the kubelet's client CA: a kubelet that the harness starts";
     /// The kubelet has a read-only port.
     ReadOnlyPort = "read-only-port", "requires a kubelet with a read-only port";
     /// The container under test is in a static Pod of the harness.

@@ -395,6 +395,7 @@ impl Kubelet {
             )
             .with(Capability::DeniedUser, identities.denied_user.is_some())
             .with(Capability::NodeProxyUser, identities.node_proxy_user.is_some())
+            .with(Capability::ClientAuthority, !identities.invalid_certificates.is_empty())
             .with(Capability::ReadOnlyPort, endpoint.read_only.is_some())
             .with(Capability::NamesakePods, self.namesakes.is_some())
             .with(Capability::StaticPod, self.static_pod_name().is_some())
@@ -436,7 +437,7 @@ impl Kubelet {
         let restarted = lifecycle.restart(config).await;
         Some(restarted.map(|restarted| {
             set_config(Some(config));
-            *client = Arc::new(restarted);
+            *client = Arc::new(restarted.with_requests(client.requests().clone()));
         }))
     }
 

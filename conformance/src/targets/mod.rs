@@ -41,7 +41,8 @@ mod workload;
 
 pub use api_server::{AccessRules, ApiServer, Permission};
 pub use client::{
-    Client, Credentials, ExtraIdentities, HttpResponse, HttpsEndpoint, Identity, Protocol, ServerVerification,
+    Client, Credentials, ExtraIdentities, HttpResponse, HttpsEndpoint, Identity, InvalidCertificate, Protocol,
+    RawRequest, RequestLog, SentRequest, ServerVerification, TokenAlteration,
 };
 pub use cluster::{Cluster, KubeletRoute, NodeAddress, NodeTarget, PodSource, SelectedContainer};
 pub use embedded::{Defect, Embedded};

@@ -3,14 +3,14 @@
 
 use reqwest::{
     Method,
-    header::{ACCEPT, HeaderMap, HeaderValue},
+    header::{ACCEPT, HeaderMap, HeaderName, HeaderValue},
 };
 
 use super::session::{KEEPS_RUNNING_CASE, KubeletSession, OK_CASE, WHEN_DONE_CASE, describe_calls};
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, case, check, pass, skip},
     suites::authority,
-    targets::{Credentials, HttpResponse, Protocol},
+    targets::{Credentials, HttpResponse, Protocol, RawRequest},
 };
 
 const ACCEPT_CASE: &str = "kubelet/request/accept-without-json-rejected";
@@ -67,11 +67,11 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     case("kubelet/http2/same-responses", Level::Reference)
         .requirement("A kubelet that speaks HTTP/2 must return the same responses over HTTP/2 as over HTTP/1.1.")
         .authority(authority::KUBELET_SERVER)
-        .expected("same status and body for 200, 401, 404 and 405")
+        .expected("same status, body, media type and call of the runtime for 200, 401, 403, 404, 405, 406 and 500")
         .requires(&[Capability::DirectConnection])
         .depends_on(&[KEEPS_RUNNING_CASE])
         .may_depend_on(&[WHEN_DONE_CASE])
-        .max_archives(2)
+        .max_archives(4)
         .run(|s| Box::pin(same_responses_over_http2(s))),
     case("kubelet/response/error-content-type", Level::Reference)
         .requirement("The kubelet must send errors as plain text, with a Content-Type header that says so.")
@@ -96,7 +96,16 @@ fn checkpoint_path(s: &KubeletSession) -> String {
 async fn other_methods(s: &KubeletSession) -> CaseResult {
     let mut problems = Vec::new();
     let journal_position = s.journal_position().await?;
-    for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH] {
+    let extension = Method::from_bytes(b"CHECKPOINT").map_err(|error| NonPass::error(&error))?;
+    for method in [
+        Method::GET,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+        Method::HEAD,
+        Method::OPTIONS,
+        extension,
+    ] {
         let response = send_request(s, method.clone(), &checkpoint_path(s)).await?;
         // Authorization comes before routing, and every method maps to a verb of its own. A user who may only create
         // checkpoints, such as a Job's service account, gets 403 here. On a kubelet that the harness starts, the user
@@ -104,17 +113,40 @@ async fn other_methods(s: &KubeletSession) -> CaseResult {
         if response.status == 403 && s.kubelet.lifecycle.is_none() {
             return skip(format!("requires a user who may {method} nodes/checkpoint"));
         }
-        if response.status != 405 || response.body != "405: Method Not Allowed" {
+        // The response to HEAD has no body.
+        let body_matches = method == Method::HEAD || response.body == "405: Method Not Allowed";
+        if response.status != 405 || !body_matches {
             problems.push(format!("{method}: {}", response.summary()));
         }
     }
+    problems.extend(overridden_methods(s).await?);
     let calls = s.calls_after(journal_position).await?;
     let called = describe_calls(&calls);
     if problems.is_empty() && calls.is_none_or(|calls| calls.is_empty()) {
-        return pass(format!("405 for GET, PUT, DELETE, PATCH; {called}"));
+        return pass(format!(
+            "405 for GET, PUT, DELETE, PATCH, HEAD, OPTIONS, CHECKPOINT, and for GET that asks for POST; {called}"
+        ));
     }
     problems.push(called);
     check(false, problems.join("; "))
+}
+
+/// Sends GET with what some servers read as another method. Returns the responses that are not 405.
+async fn overridden_methods(s: &KubeletSession) -> Result<Vec<String>, NonPass> {
+    let client = s.kubelet.client().await;
+    let mut problems = Vec::new();
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static("POST"))]);
+        let url = client.url(&format!("{}?_method=POST", checkpoint_path(s)));
+        let response = client
+            .send_with(Credentials::Authorized, Method::GET, url, headers, Vec::new())
+            .await?;
+        s.kubelet.remember_archives(&response);
+        if response.status != 405 {
+            problems.push(format!("GET with {name}: {}", response.summary()));
+        }
+    }
+    Ok(problems)
 }
 
 async fn allow_header(s: &KubeletSession) -> CaseResult {
@@ -200,33 +232,78 @@ async fn same_responses_over_http2(s: &KubeletSession) -> CaseResult {
     let client = s.kubelet.client().await;
     let own = checkpoint_path(s);
     let unknown = format!("{own}-unknown");
-    let requests = [
-        (Credentials::Authorized, Method::POST, own.as_str()),
-        (Credentials::Anonymous, Method::POST, own.as_str()),
-        (Credentials::Authorized, Method::POST, unknown.as_str()),
-        (Credentials::Authorized, Method::GET, own.as_str()),
+    let malformed = format!("{own}?timeout=soon");
+    let negative = format!("{own}?timeout=-1");
+    let with_timeout = format!("{own}?timeout=517");
+    let request = |credentials, method, path| RawRequest::new(credentials, Protocol::Http1, method, path);
+    let mut requests = vec![
+        request(Credentials::Authorized, Method::POST, own.as_str()),
+        request(Credentials::Anonymous, Method::POST, own.as_str()),
+        request(Credentials::InvalidToken, Method::POST, own.as_str()),
+        request(Credentials::Authorized, Method::POST, unknown.as_str()),
+        request(Credentials::Authorized, Method::GET, own.as_str()),
+        request(Credentials::Authorized, Method::POST, malformed.as_str()),
+        request(Credentials::Authorized, Method::POST, negative.as_str()),
+        request(Credentials::Authorized, Method::POST, with_timeout.as_str()),
+        RawRequest {
+            // With a body, because the response of older kubelets without one depends on the protocol.
+            accept: "text/html",
+            body: "{}",
+            ..request(Credentials::Authorized, Method::POST, own.as_str())
+        },
     ];
+    let identities = &client.endpoint().extra_identities;
+    if identities.denied_user.is_some() {
+        requests.push(request(Credentials::Denied, Method::POST, own.as_str()));
+    }
+    if identities.token_user.is_some() {
+        requests.push(request(Credentials::ValidToken, Method::POST, malformed.as_str()));
+    }
     let mut actual = Vec::new();
     let mut same = true;
-    for (credentials, method, path) in requests {
-        let mut responses = Vec::new();
+    for request in requests {
+        let mut outcomes = Vec::new();
         for protocol in [Protocol::Http1, Protocol::Http2] {
-            let response = client.send_raw(credentials, protocol, method.clone(), path).await?;
+            let request = RawRequest {
+                protocol,
+                ..request.clone()
+            };
+            let journal_position = s.journal_position().await?;
+            let response = client.send_raw(request).await?;
             let Some(response) = response else {
                 return skip(format!("requires a kubelet that speaks {protocol}"));
             };
             s.kubelet.remember_archives(&response);
-            responses.push(response);
+            let calls = s.calls_after(journal_position).await?.unwrap_or_default();
+            let timeouts: Vec<_> = calls.iter().map(|call| call.timeout).collect();
+            outcomes.push((response, timeouts));
         }
-        let (one, two) = (&responses[0], &responses[1]);
-        // The location in the body of a 200 differs: it contains a timestamp.
-        same &= one.status == two.status && (one.status == 200 || one.body == two.body);
+        let (one, two) = (&outcomes[0], &outcomes[1]);
+        same &= is_same_response(&one.0, &two.0) && one.1 == two.1;
         actual.push(format!(
-            "{method}: {} over HTTP/1.1, {} over HTTP/2",
-            one.status, two.status
+            "{} as {:?}: {} over HTTP/1.1, {} over HTTP/2",
+            request.method,
+            request.credentials,
+            describe_outcome(one),
+            describe_outcome(two)
         ));
     }
     check(same, actual.join(", "))
+}
+
+/// Whether the responses differ at most in the location of an archive, which contains a timestamp.
+fn is_same_response(one: &HttpResponse, two: &HttpResponse) -> bool {
+    one.status == two.status
+        && one.header("content-type") == two.header("content-type")
+        && (one.status == 200 || one.body == two.body)
+}
+
+fn describe_outcome((response, timeouts): &(HttpResponse, Vec<i64>)) -> String {
+    match &timeouts[..] {
+        [] => response.status.to_string(),
+        [timeout] => format!("{} with timeout {timeout}", response.status),
+        _ => format!("{} with {} calls", response.status, timeouts.len()),
+    }
 }
 
 async fn content_type(s: &KubeletSession) -> CaseResult {

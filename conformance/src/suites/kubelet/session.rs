@@ -27,7 +27,7 @@ use crate::{
     suites::inspection::{inspect_with, is_complete_tar, wait_for_file},
     targets::{
         ContainerRef, Credentials, FakeCriControl, FileSnapshot, HttpResponse, JournaledCheckpoint, Kubelet,
-        KubeletConfig, Protocol, TargetError, Workload,
+        KubeletConfig, Protocol, RawRequest, TargetError, Workload,
     },
 };
 
@@ -296,7 +296,12 @@ impl KubeletSession {
         self.require_endpoint().await?;
         let client = self.kubelet.client().await;
         let response = client
-            .send_raw(Credentials::Authorized, Protocol::Http1, Method::POST, path)
+            .send_raw(RawRequest::new(
+                Credentials::Authorized,
+                Protocol::Http1,
+                Method::POST,
+                path,
+            ))
             .await?
             .ok_or_else(|| NonPass::Skip("requires a kubelet that speaks HTTP/1.1".to_owned()))?;
         self.kubelet.remember_archives(&response);

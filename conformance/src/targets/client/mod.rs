@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use reqwest::{Method, Url, header::HeaderMap};
+use reqwest::{
+    Method, Url,
+    header::{AUTHORIZATION, HeaderMap},
+};
 use tokio::sync::Mutex;
 
 use super::{ContainerRef, TargetError};
@@ -11,9 +14,13 @@ use crate::{
     tls::{CertificateAuthority, CertificateKeyPair},
 };
 
+mod near_credentials;
 mod raw;
+mod request_log;
 
-pub use raw::Protocol;
+pub use near_credentials::{InvalidCertificate, TokenAlteration};
+pub use raw::{Protocol, RawRequest};
+pub use request_log::{RequestLog, SentRequest};
 
 const INVALID_TOKEN: &str = "checkpoint-conformance-nobody-issued-this";
 /// Longer than any response may take, and shorter than a case's time limit, so that the case's error names the request.
@@ -39,22 +46,45 @@ pub struct HttpsEndpoint {
 pub struct ExtraIdentities {
     /// A user who may not checkpoint.
     pub denied_user: Option<Identity>,
+    /// Another user who may read the metrics and may not checkpoint.
+    pub metrics_reader: Option<Identity>,
     /// A user who has `create nodes/proxy` and may not checkpoint.
     pub node_proxy_user: Option<Identity>,
     /// A user who may checkpoint, with a bearer token.
     pub token_user: Option<Identity>,
+    /// Certificates of the authorized user that have one defect each. Empty if the harness does not know the key of the
+    /// kubelet's client CA.
+    pub invalid_certificates: Vec<(InvalidCertificate, Identity)>,
 }
 
 impl HttpsEndpoint {
     /// All known credentials.
     pub fn identities(&self) -> impl Iterator<Item = &Identity> {
         let ExtraIdentities {
-            denied_user: denied,
-            node_proxy_user: proxy_only,
-            token_user: by_token,
+            denied_user,
+            metrics_reader,
+            node_proxy_user,
+            token_user,
+            invalid_certificates,
         } = &self.extra_identities;
-        let extra_identities = [denied, proxy_only, by_token].into_iter().flatten();
-        std::iter::once(&self.identity).chain(extra_identities)
+        let extra_identities = [denied_user, metrics_reader, node_proxy_user, token_user]
+            .into_iter()
+            .flatten();
+        let invalid_certificates = invalid_certificates.iter().map(|(_, identity)| identity);
+        std::iter::once(&self.identity)
+            .chain(extra_identities)
+            .chain(invalid_certificates)
+    }
+
+    /// The bearer token of a user who may checkpoint.
+    pub fn valid_token(&self) -> Option<&str> {
+        [self.extra_identities.token_user.as_ref(), Some(&self.identity)]
+            .into_iter()
+            .flatten()
+            .find_map(|identity| match identity {
+                Identity::Token(token) => Some(token.as_str()),
+                Identity::Certificate(_) => None,
+            })
     }
 }
 
@@ -91,8 +121,44 @@ pub enum Credentials {
     Anonymous,
     /// A bearer token that the kubelet does not know.
     InvalidToken,
+    /// A bearer token that is almost valid.
+    AlteredToken(TokenAlteration),
     /// A client certificate from a CA that the kubelet does not know.
     UntrustedCertificate,
+    /// A client certificate that is almost valid.
+    InvalidCertificate(InvalidCertificate),
+    /// Those of a user who may read the metrics and not checkpoint.
+    MetricsReader,
+    /// The certificate of the authorized user and an unknown bearer token.
+    CertificateAndInvalidToken,
+    /// A valid bearer token, with the scheme `bearer` in lower case.
+    ValidTokenLowerCaseScheme,
+    /// A valid bearer token and a certificate from a CA that the kubelet does not know.
+    ValidTokenAndUntrustedCertificate,
+}
+
+/// What a request presents.
+#[derive(Clone, Debug, Default)]
+struct Presented {
+    certificate: Option<CertificateKeyPair>,
+    /// The value of the Authorization header.
+    authorization: Option<String>,
+}
+
+impl Presented {
+    fn new(identity: Option<Identity>) -> Presented {
+        match identity {
+            None => Presented::default(),
+            Some(Identity::Certificate(certificate)) => Presented {
+                certificate: Some(certificate),
+                authorization: None,
+            },
+            Some(Identity::Token(token)) => Presented {
+                certificate: None,
+                authorization: Some(format!("Bearer {token}")),
+            },
+        }
+    }
 }
 
 /// The response to a request.
@@ -139,6 +205,7 @@ impl HttpResponse {
 #[derive(Debug)]
 pub struct Client {
     endpoint: HttpsEndpoint,
+    requests: RequestLog,
     clients: Mutex<HashMap<Credentials, reqwest::Client>>,
 }
 
@@ -147,8 +214,20 @@ impl Client {
     pub fn new(endpoint: HttpsEndpoint) -> Client {
         Client {
             endpoint,
+            requests: RequestLog::default(),
             clients: Mutex::default(),
         }
+    }
+
+    /// The checkpoint requests of this client, and of those that it shares the log with.
+    pub fn requests(&self) -> &RequestLog {
+        &self.requests
+    }
+
+    /// Continues the log of another client of the same kubelet.
+    #[must_use]
+    pub fn with_requests(self, requests: RequestLog) -> Client {
+        Client { requests, ..self }
     }
 
     /// The address and credentials of the kubelet.
@@ -218,13 +297,14 @@ impl Client {
             url: url.to_string(),
             source: source.without_url(),
         };
+        let method_name = method.clone();
         let mut request = self
             .client(credentials)
             .await?
             .request(method, url.clone())
             .headers(headers);
-        if let Some(Identity::Token(token)) = self.identity(credentials)? {
-            request = request.bearer_auth(token);
+        if let Some(authorization) = self.presented(credentials)?.authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
         if !body.is_empty() {
             request = request.body(body);
@@ -234,8 +314,13 @@ impl Client {
             Some(request) => describe(request, credentials),
             None => url.to_string(),
         });
+        let pending = self
+            .requests
+            .begin(url.path(), || format!("{method_name} {url} as {credentials:?}"));
         let response = request.send().await.map_err(to_error)?;
-        Self::read(response).await.map_err(to_error)
+        let response = Self::read(response).await.map_err(to_error)?;
+        pending.answered(response.status);
+        Ok(response)
     }
 
     /// Sends a request to the read-only port; `None` if there is none.
@@ -253,8 +338,13 @@ impl Client {
         let url = base.join(path).unwrap_or_else(|_| base.clone());
         record(EvidenceKind::Request, || format!("{method} {url}\nas: Anonymous"));
         let client = self.client(Credentials::Anonymous).await?;
+        let pending = self
+            .requests
+            .begin(url.path(), || format!("{method} {url} on the read-only port"));
         let response = client.request(method, url).send().await.map_err(to_error)?;
-        Self::read(response).await.map(Some).map_err(to_error)
+        let response = Self::read(response).await.map_err(to_error)?;
+        pending.answered(response.status);
+        Ok(Some(response))
     }
 
     async fn read(response: reqwest::Response) -> reqwest::Result<HttpResponse> {
@@ -270,24 +360,52 @@ impl Client {
         Ok(response)
     }
 
-    /// The credentials of a request. An untrusted certificate is created anew each time.
-    fn identity(&self, credentials: Credentials) -> Result<Option<Identity>, TargetError> {
+    /// What a request with these credentials presents: nothing if they are unknown. An untrusted certificate is created
+    /// anew each time.
+    fn presented(&self, credentials: Credentials) -> Result<Presented, TargetError> {
         let extra_identities = &self.endpoint.extra_identities;
-        Ok(match credentials {
+        let valid_token = || self.endpoint.valid_token().map(str::to_owned);
+        let identity = match credentials {
             Credentials::Authorized => Some(self.endpoint.identity.clone()),
             Credentials::Denied => extra_identities.denied_user.clone(),
+            Credentials::MetricsReader => extra_identities
+                .metrics_reader
+                .as_ref()
+                .or(extra_identities.denied_user.as_ref())
+                .cloned(),
             Credentials::NodeProxyOnly => extra_identities.node_proxy_user.clone(),
-            Credentials::ValidToken => extra_identities.token_user.clone(),
+            Credentials::ValidToken => valid_token().map(Identity::Token),
             Credentials::InvalidToken => Some(Identity::Token(INVALID_TOKEN.to_owned())),
-            Credentials::UntrustedCertificate => {
-                // The subject of a cluster administrator, so that only the issuer is wrong.
-                let authority = CertificateAuthority::new("checkpoint-conformance stranger")?;
-                Some(Identity::Certificate(
-                    authority.issue_client("system:admin", "system:masters")?,
-                ))
-            }
+            Credentials::AlteredToken(alteration) => valid_token()
+                .and_then(|token| alteration.apply(&token))
+                .map(Identity::Token),
+            Credentials::UntrustedCertificate => Some(Identity::Certificate(untrusted_certificate()?)),
+            Credentials::InvalidCertificate(defect) => extra_identities
+                .invalid_certificates
+                .iter()
+                .find(|(known, _)| *known == defect)
+                .map(|(_, identity)| identity.clone()),
             Credentials::Anonymous => None,
-        })
+            Credentials::CertificateAndInvalidToken => {
+                return Ok(Presented {
+                    authorization: Some(format!("Bearer {INVALID_TOKEN}")),
+                    ..Presented::new(Some(self.endpoint.identity.clone()))
+                });
+            }
+            Credentials::ValidTokenAndUntrustedCertificate => {
+                return Ok(Presented {
+                    certificate: Some(untrusted_certificate()?),
+                    ..Presented::new(valid_token().map(Identity::Token))
+                });
+            }
+            Credentials::ValidTokenLowerCaseScheme => {
+                return Ok(Presented {
+                    certificate: None,
+                    authorization: valid_token().map(|token| format!("bearer {token}")),
+                });
+            }
+        };
+        Ok(Presented::new(identity))
     }
 
     async fn client(&self, credentials: Credentials) -> Result<reqwest::Client, TargetError> {
@@ -316,19 +434,24 @@ impl Client {
             }
             ServerVerification::Insecure => builder.tls_danger_accept_invalid_certs(true),
         };
-        let identity = self.identity(credentials)?;
-        if let Some(Identity::Certificate(pair)) = identity {
-            let pem = format!("{}\n{}", pair.certificate, pair.key);
+        if let Some(CertificateKeyPair { certificate, key }) = self.presented(credentials)?.certificate {
+            let pem = format!("{certificate}\n{key}");
             builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(TargetError::Client)?);
         }
         builder.build().map_err(TargetError::Client)
     }
 }
 
+fn untrusted_certificate() -> Result<CertificateKeyPair, TargetError> {
+    // The subject of a cluster administrator, so that only the issuer is wrong.
+    let authority = CertificateAuthority::new("checkpoint-conformance stranger")?;
+    Ok(authority.issue_client("system:admin", "system:masters")?)
+}
+
 /// A request as evidence. Names the kind of credentials and never contains them.
 fn describe(request: &reqwest::Request, credentials: Credentials) -> String {
     let mut headers = request.headers().clone();
-    headers.remove(http::header::AUTHORIZATION);
+    headers.remove(AUTHORIZATION);
     let headers = header_lines(&headers);
     format!("{} {}\nas: {credentials:?}\n{headers}", request.method(), request.url())
         .trim_end()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     AlertDescription, ClientConfig, RootCertStore,
@@ -16,7 +16,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Client, Credentials, HttpResponse, Identity, RESPONSE_TIMEOUT, ServerVerification, TargetError};
+use super::{Client, Credentials, HttpResponse, RESPONSE_TIMEOUT, ServerVerification, TargetError};
 use crate::{
     evidence::{EvidenceKind, record},
     tls,
@@ -49,87 +49,185 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+/// A request that goes over the wire as given.
+#[derive(Clone, Debug)]
+pub struct RawRequest<'a> {
+    /// The credentials.
+    pub credentials: Credentials,
+    /// The HTTP version.
+    pub protocol: Protocol,
+    /// The method.
+    pub method: Method,
+    /// The path and the query.
+    pub path: &'a str,
+    /// The Accept header.
+    pub accept: &'static str,
+    /// The body.
+    pub body: &'static str,
+}
+
+impl<'a> RawRequest<'a> {
+    /// A request without a body that accepts any media type.
+    pub fn new(credentials: Credentials, protocol: Protocol, method: Method, path: &'a str) -> RawRequest<'a> {
+        RawRequest {
+            credentials,
+            protocol,
+            method,
+            path,
+            accept: "*/*",
+            body: "",
+        }
+    }
+
+    fn record_evidence(&self) {
+        record(EvidenceKind::Request, || {
+            format!(
+                "{} {}\nas: {:?}\nover: {}\naccept: {}\n\n{}",
+                self.method, self.path, self.credentials, self.protocol, self.accept, self.body
+            )
+        });
+    }
+
+    fn error(&self, reason: impl std::fmt::Display) -> TargetError {
+        TargetError::NotReady(format!("no response to {} {}: {reason}", self.method, self.path))
+    }
+}
+
+impl std::fmt::Display for RawRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let RawRequest {
+            credentials,
+            protocol,
+            method,
+            path,
+            accept: _,
+            body: _,
+        } = self;
+        write!(f, "{method} {path} as {credentials:?} over {protocol}")
+    }
+}
+
 impl Client {
-    /// Sends a request whose path is not normalised. `None` if the kubelet does not speak `protocol`.
+    /// Sends a request whose path is not normalised. `None` if the kubelet does not speak the protocol.
     ///
     /// # Errors
     /// The connection fails or breaks, there is no response in time, or the path is not valid in a request line.
-    pub async fn send_raw(
-        &self,
-        credentials: Credentials,
-        protocol: Protocol,
-        method: Method,
-        path: &str,
-    ) -> Result<Option<HttpResponse>, TargetError> {
-        let failed = |reason: String| TargetError::NotReady(format!("no response to {method} {path}: {reason}"));
-        record(EvidenceKind::Request, || {
-            format!("{method} {path}\nas: {credentials:?}\nover: {protocol}")
-        });
+    pub async fn send_raw(&self, request: RawRequest<'_>) -> Result<Option<HttpResponse>, TargetError> {
+        request.record_evidence();
+        let pending = self.requests.begin(request.path, || request.to_string());
         let roundtrip = async {
-            let Some(stream) = self.connect(credentials, protocol).await? else {
+            let Some(stream) = self.connect(request.credentials, request.protocol).await? else {
                 return Ok(None);
             };
-            self.exchange(stream, credentials, protocol, &method, path)
+            self.exchange(stream, &request)
                 .await
                 .map(Some)
-                .map_err(|error| failed(error.to_string()))
+                .map_err(|error| request.error(error))
         };
         let response = tokio::time::timeout(RESPONSE_TIMEOUT, roundtrip)
             .await
-            .map_err(|_| failed(format!("timeout after {} s", RESPONSE_TIMEOUT.as_secs())))??;
+            .map_err(|_| request.error(format!("timeout after {} s", RESPONSE_TIMEOUT.as_secs())))??;
         if let Some(response) = &response {
+            pending.answered(response.status);
             response.record_evidence();
         }
         Ok(response)
     }
 
-    async fn exchange(
+    /// Sends requests over HTTP/1.1 one after another on one connection without a client certificate. Of their
+    /// credentials only the bearer tokens are sent. Returns the responses: fewer than requests if the kubelet closes the
+    /// connection, `None` if it does not speak HTTP/1.1.
+    ///
+    /// # Errors
+    /// The connection fails, or there is no response in time.
+    pub async fn send_on_one_connection(
         &self,
-        stream: TlsStream<TcpStream>,
-        credentials: Credentials,
-        protocol: Protocol,
-        method: &Method,
-        path: &str,
-    ) -> anyhow::Result<HttpResponse> {
+        requests: &[RawRequest<'_>],
+    ) -> Result<Option<Vec<HttpResponse>>, TargetError> {
+        let Some(first) = requests.first() else {
+            return Ok(Some(Vec::new()));
+        };
+        let roundtrips = async {
+            let Some(stream) = self.connect(Credentials::Anonymous, Protocol::Http1).await? else {
+                return Ok(None);
+            };
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| first.error(error))?;
+            let exchange = async {
+                let mut responses = Vec::new();
+                for request in requests {
+                    let message = self.message(request).map_err(|error| request.error(error))?;
+                    if sender.ready().await.is_err() {
+                        break;
+                    }
+                    request.record_evidence();
+                    let pending = self.requests.begin(request.path, || request.to_string());
+                    let sent = async { read_body(sender.send_request(message).await?).await };
+                    let (head, body) = sent.await.map_err(|error| request.error(error))?;
+                    let response = response_of(head, &body);
+                    pending.answered(response.status);
+                    response.record_evidence();
+                    responses.push(response);
+                }
+                Ok::<_, TargetError>(responses)
+            };
+            let mut exchange = std::pin::pin!(exchange);
+            let mut connection = std::pin::pin!(connection);
+            let responses = tokio::select! {
+                responses = &mut exchange => responses,
+                // The kubelet has closed the connection: what has arrived is read, and no further request is sent.
+                _ = &mut connection => exchange.await,
+            };
+            responses.map(Some)
+        };
+        tokio::time::timeout(RESPONSE_TIMEOUT, roundtrips)
+            .await
+            .map_err(|_| first.error(format!("timeout after {} s", RESPONSE_TIMEOUT.as_secs())))?
+    }
+
+    /// The message of a request. The path of a proxy precedes the kubelet's path.
+    fn message(&self, request: &RawRequest<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
         let base = &self.endpoint.base_url;
         let authority = format!(
             "{}:{}",
             base.host_str().unwrap_or_default(),
             base.port_or_known_default().unwrap_or_default()
         );
-        let mut request = Request::builder().method(method).header(header::ACCEPT, "*/*");
-        // The path of a proxy precedes the kubelet's path.
-        let path = format!("{}{path}", base.path().trim_end_matches('/'));
-        request = match protocol {
-            Protocol::Http1 => request.uri(path).header(header::HOST, &authority),
-            Protocol::Http2 => request.uri(format!("https://{authority}{path}")),
+        let path = format!("{}{}", base.path().trim_end_matches('/'), request.path);
+        let mut message = Request::builder()
+            .method(&request.method)
+            .header(header::ACCEPT, request.accept);
+        message = match request.protocol {
+            Protocol::Http1 => message.uri(path).header(header::HOST, &authority),
+            Protocol::Http2 => message.uri(format!("https://{authority}{path}")),
         };
-        if let Some(Identity::Token(token)) = self.identity(credentials)? {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = self.presented(request.credentials)?.authorization {
+            message = message.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Empty::<Bytes>::new())?;
+        Ok(message.body(Full::from(request.body))?)
+    }
+
+    async fn exchange(&self, stream: TlsStream<TcpStream>, request: &RawRequest<'_>) -> anyhow::Result<HttpResponse> {
+        let message = self.message(request)?;
         let io = TokioIo::new(stream);
-        let (head, body) = match protocol {
+        let (head, body) = match request.protocol {
             Protocol::Http1 => {
                 let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
                 run_with_connection(connection, async move {
-                    read_body(sender.send_request(request).await?).await
+                    read_body(sender.send_request(message).await?).await
                 })
                 .await?
             }
             Protocol::Http2 => {
                 let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
                 run_with_connection(connection, async move {
-                    read_body(sender.send_request(request).await?).await
+                    read_body(sender.send_request(message).await?).await
                 })
                 .await?
             }
         };
-        Ok(HttpResponse {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        })
+        Ok(response_of(head, &body))
     }
 
     /// Opens a connection; `None` if the server does not speak `protocol`.
@@ -181,12 +279,12 @@ impl Client {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(tls::AcceptAnyPeer::new(Vec::new()))),
         };
-        let mut config = match self.identity(credentials)? {
-            Some(Identity::Certificate(pair)) => {
+        let mut config = match self.presented(credentials)?.certificate {
+            Some(pair) => {
                 let (chain, key) = pair.parse()?;
                 builder.with_client_auth_cert(chain, key)?
             }
-            _ => builder.with_no_client_auth(),
+            None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.alpn().to_vec()];
         Ok(config)
@@ -206,6 +304,14 @@ async fn run_with_connection<T>(
             // The connection has ended without an error: the response has arrived, or the exchange returns the error.
             exchange.await
         }
+    }
+}
+
+fn response_of(head: http::response::Parts, body: &[u8]) -> HttpResponse {
+    HttpResponse {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: String::from_utf8_lossy(body).into_owned(),
     }
 }
 
