@@ -24,6 +24,8 @@ pub struct FakeCriControl {
     // The last known end of the journal. Later reads start there: the kubelet polls the runtime, which makes the
     // journal long.
     last_sequence: AtomicU64,
+    // The end of the journal at the last `new_checkpoints`.
+    reported_sequence: AtomicU64,
 }
 
 /// A CheckpointContainer call as the runtime received it.
@@ -43,6 +45,8 @@ pub struct JournaledCheckpoint {
     pub code: i32,
     /// Whether the caller cancelled the call.
     pub cancelled: bool,
+    /// When the call started, in nanoseconds since the Unix epoch.
+    pub started_at: i64,
     /// When the call ended, in nanoseconds since the Unix epoch.
     pub ended_at: i64,
     /// The number of fault rules that fired during the call.
@@ -65,6 +69,7 @@ impl FakeCriControl {
             client,
             rule_ids: Mutex::default(),
             last_sequence: AtomicU64::new(0),
+            reported_sequence: AtomicU64::new(0),
         })
     }
 
@@ -139,6 +144,24 @@ impl FakeCriControl {
         self.rule_ids.lock().await.clear();
         // The new process numbers its journal from the start.
         self.last_sequence.store(0, Ordering::SeqCst);
+        self.reported_sequence.store(0, Ordering::SeqCst);
+    }
+
+    /// The CheckpointContainer calls that ended since the last time. They are not recorded as evidence.
+    ///
+    /// # Errors
+    /// fake-cri does not respond, or an entry cannot be parsed.
+    pub async fn new_checkpoints(&self) -> Result<Vec<JournaledCheckpoint>, TargetError> {
+        let position = self.reported_sequence.load(Ordering::SeqCst);
+        let entries = self.entries(position).await?;
+        if let Some(last) = entries.last() {
+            self.reported_sequence.store(last.sequence, Ordering::SeqCst);
+        }
+        entries
+            .iter()
+            .filter(|entry| is_checkpoint(entry))
+            .map(parse_checkpoint)
+            .collect()
     }
 
     /// The sequence number of the journal's last entry.
@@ -260,6 +283,7 @@ fn parse_checkpoint(entry: &JournalEntry) -> Result<JournaledCheckpoint, TargetE
             .map(Duration::from_nanos),
         code: entry.code,
         cancelled: entry.cancelled,
+        started_at: entry.started_at,
         ended_at: entry.ended_at,
         fault_count: entry.faults.len(),
     })

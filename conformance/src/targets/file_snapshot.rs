@@ -15,6 +15,8 @@ pub struct FileSnapshot {
     pub mode: u32,
     /// The owner's uid.
     pub uid: u32,
+    /// The number of names (hard links).
+    pub links: u64,
     /// The length in bytes.
     pub length: u64,
     /// Device, inode and modification time. Device and inode show whether the path still names the same file, and the
@@ -42,9 +44,30 @@ impl FileSnapshot {
             path: path.to_owned(),
             mode: metadata.permissions().mode() & 0o7777,
             uid: metadata.uid(),
+            links: metadata.nlink(),
             length: metadata.len(),
             identity: (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec()),
         })
+    }
+
+    /// Whether the file is the same as before, except for further names.
+    pub fn is_unchanged_since(&self, earlier: &FileSnapshot) -> bool {
+        let FileSnapshot {
+            path,
+            mode,
+            uid,
+            links: _,
+            length,
+            identity,
+        } = self;
+        (path, mode, uid, length, identity)
+            == (
+                &earlier.path,
+                &earlier.mode,
+                &earlier.uid,
+                &earlier.length,
+                &earlier.identity,
+            )
     }
 }
 
@@ -58,6 +81,20 @@ mod tests {
         let snapshot = FileSnapshot::read(file.path()).unwrap();
         let owner = nix::unistd::geteuid().as_raw();
         assert_eq!((snapshot.mode, snapshot.uid, snapshot.length), (0o600, owner, 0));
+    }
+
+    #[test]
+    fn another_name_does_not_change_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.tar");
+        std::fs::write(&path, "a").unwrap();
+        let before = FileSnapshot::read(&path).unwrap();
+        std::fs::hard_link(&path, directory.path().join("b.tar")).unwrap();
+        let linked = FileSnapshot::read(&path).unwrap();
+        assert_ne!(linked, before);
+        assert!(linked.is_unchanged_since(&before));
+        std::fs::write(&path, "longer").unwrap();
+        assert!(!FileSnapshot::read(&path).unwrap().is_unchanged_since(&before));
     }
 
     #[test]

@@ -284,6 +284,11 @@ impl Kubelet {
         self.lock_archives().insert(location.into());
     }
 
+    /// The locations of the archives that this run created, as far as they are known.
+    pub fn remembered_archives(&self) -> BTreeSet<String> {
+        self.lock_archives().clone()
+    }
+
     /// Reads and parses the workload's log.
     ///
     /// # Errors

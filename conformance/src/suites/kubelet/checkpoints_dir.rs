@@ -13,15 +13,6 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case<KubeletSession>] = &[
-    case("kubelet/archive/earlier-archives-unchanged", Level::Reference)
-        .requirement("The kubelet must neither delete nor change an existing archive when it makes another archive.")
-        .authority(authority::KUBELET)
-        .expected("the same file with the same length and mode")
-        .requires(&[Capability::ReadArchives])
-        .depends_on(&[KEEPS_RUNNING_CASE, ARCHIVE_CASE])
-        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/checkpoint/repeatable"])
-        .max_archives(2)
-        .run(|s| Box::pin(archive_unchanged(s))),
     case("kubelet/checkpoint/trusts-runtime", Level::Reference)
         .requirement(
             "The kubelet must report success when the runtime reports success, without a check of the \
@@ -85,17 +76,6 @@ fn is_unchanged(before: &FileSnapshot) -> CaseResult {
         )),
         Err(error) => fail(format!("{}: {error}", before.path.display())),
     }
-}
-
-async fn archive_unchanged(s: &KubeletSession) -> CaseResult {
-    // A fresh archive: another case may have overwritten the first one within the same second.
-    let before = new_archive(s).await?;
-    s.wait_for_unused_name(s.container_under_test()).await;
-    let response = s.request("").await?;
-    if response.status != 200 {
-        return Err(NonPass::Blocked("kubelet/checkpoint/repeatable"));
-    }
-    is_unchanged(&before)
 }
 
 async fn archive_not_verified(s: &KubeletSession) -> CaseResult {

@@ -18,6 +18,7 @@ mod path;
 mod runtime_error;
 mod runtime_outage;
 mod session;
+mod side_effects;
 mod success;
 mod timeout;
 
@@ -46,6 +47,7 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
             checkpoints_dir::CASES,
             feature_gate::CASES,
             runtime_outage::CASES,
+            side_effects::CASES,
         ];
         with_indirect_dependencies(topics.concat())
     });

@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use reqwest::Method;
 
+use super::side_effects::SideEffects;
 use crate::{
     archive::{Expectations, InspectedArchive},
     engine::{Capabilities, Capability, ConfigReset, NonPass, Target},
@@ -47,6 +48,8 @@ pub(super) const LATE_ARCHIVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct KubeletSession {
     /// The kubelet under test.
     pub kubelet: Kubelet,
+    /// What the kubelet did besides its responses.
+    pub(super) side_effects: SideEffects,
     first_attempt: Memo<Result<FirstKubeletAttempt, NonPass>>,
     first_archive: Memo<InspectedArchive>,
     started: Instant,
@@ -101,6 +104,7 @@ impl KubeletSession {
     pub fn new(kubelet: Kubelet) -> KubeletSession {
         KubeletSession {
             kubelet,
+            side_effects: SideEffects::new(),
             first_attempt: Memo::default(),
             first_archive: Memo::default(),
             started: Instant::now(),
@@ -422,6 +426,10 @@ impl Target for KubeletSession {
     fn reset(&self, configuration: ConfigReset) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.kubelet.reset().await.map_err(|error| error.to_string())?;
+            self.side_effects
+                .observe(self)
+                .await
+                .map_err(|error| format!("the comparison of the side effects failed: {error:?}"))?;
             match configuration {
                 ConfigReset::Revert => self.kubelet.configure(KubeletConfig::Default).await,
                 ConfigReset::Keep => None,
