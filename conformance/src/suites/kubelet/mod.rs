@@ -13,6 +13,7 @@ mod feature_gate;
 mod hardening;
 mod http_format;
 mod load;
+mod near_credentials;
 mod not_found;
 mod path;
 mod runtime_error;
@@ -36,6 +37,7 @@ pub fn cases() -> Vec<Case<KubeletSession>> {
             effect::CASES,
             archive_file::CASES,
             auth::CASES,
+            near_credentials::CASES,
             not_found::CASES,
             path::CASES,
             http_format::CASES,
