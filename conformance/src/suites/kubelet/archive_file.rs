@@ -9,7 +9,7 @@ use crate::{
     archive::TarEnd,
     engine::{Capability, Case, CaseResult, Level, NonPass, Stage, case, check, fail, pass, skip},
     suites::{authority, inspection::has_required_members},
-    targets::ContainerRef,
+    targets::{ContainerRef, KubeletConfig, afternoon_offset},
 };
 
 const TIMESTAMP_FORMAT_CASE: &str = "kubelet/archive-name/timestamp-rfc3339";
@@ -27,6 +27,15 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .stage(Stage::Early)
         .shared()
         .run(|s| Box::pin(filename(s))),
+    case("kubelet/archive-name/long-pod-name", Level::Documented)
+        .requirement("The archive's name must contain the whole name of a Pod, with its dots, however long it is.")
+        .authority(authority::API_OPERATIONS)
+        .expected("checkpoint-<pod>_<namespace>-<container>-<timestamp>.tar")
+        .requires(&[Capability::FakeCriControl, Capability::NamesakePods])
+        .depends_on(&[KEEPS_RUNNING_CASE, "kubelet/archive-name/format"])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .run(|s| Box::pin(long_pod_name(s))),
     case("kubelet/archive-name/timestamp-rfc3339", Level::Reference)
         .requirement(
             "The timestamp in the archive's name must be in RFC 3339 format, with or without fractional \
@@ -41,11 +50,12 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
     case("kubelet/archive-name/timestamp-local-zone", Level::Reference)
         .requirement("The timestamp in the archive's name must be in the local time zone of the kubelet.")
         .authority(authority::KUBELET)
-        .expected("the offset of this machine's time zone, or Z if the offset is zero")
+        .expected("the local time of a zone with an offset of half an hour, in 24 hours")
         .requires(&[Capability::RestartKubelet])
-        .depends_on(&["kubelet/archive-name/timestamp-rfc3339"])
-        .stage(Stage::Early)
-        .shared()
+        .depends_on(&["kubelet/archive-name/timestamp-rfc3339", KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(1)
+        .stage(Stage::Restarting)
         .run(|s| Box::pin(timestamp_zone(s))),
     case("kubelet/archive/in-checkpoints-dir", Level::Documented)
         .requirement("The kubelet must store the archive in the directory `checkpoints` in its root directory.")
@@ -141,6 +151,15 @@ async fn filename(s: &KubeletSession) -> CaseResult {
     check(first_timestamp(s).await?.is_some(), actual)
 }
 
+async fn long_pod_name(s: &KubeletSession) -> CaseResult {
+    s.require_checkpointable().await?;
+    let namesakes = s.kubelet.namesakes.as_ref();
+    let container = &namesakes.ok_or(NonPass::Missing(Capability::NamesakePods))?.long_name;
+    let attempt = s.checkpoint(container).await?;
+    let location = attempt.location.ok_or_else(location_unknown)?;
+    check(timestamp_in_name(container, Path::new(&location)).is_some(), location)
+}
+
 /// Parses RFC 3339 as Go's `time.RFC3339` or `time.RFC3339Nano` formats it. Returns the time and the zone as written.
 fn parse_timestamp(stamp: &str) -> Option<(Timestamp, &str)> {
     let rest = stamp.get(19..)?;
@@ -162,15 +181,24 @@ async fn timestamp_format(s: &KubeletSession) -> CaseResult {
 }
 
 async fn timestamp_zone(s: &KubeletSession) -> CaseResult {
-    // The environment of a kubelet that the harness does not start may set another time zone, even on this machine.
-    let stamp = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
-    let (time, zone) = parse_timestamp(stamp).ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
-    let local = jiff::tz::TimeZone::system().to_offset(time);
-    let local = match local.seconds() {
-        0 => "Z".to_owned(),
-        _ => time.display_with_offset(local).to_string().split_off(19),
-    };
-    check(zone == local, format!("{stamp}, local offset {local}"))
+    let first = first_timestamp(s).await?.ok_or(NonPass::Blocked(FILENAME_CASE))?;
+    parse_timestamp(first).ok_or(NonPass::Blocked(TIMESTAMP_FORMAT_CASE))?;
+    // In the zone of this machine, which may be UTC, other zones and a clock of 12 hours can give the same text.
+    let offset = afternoon_offset(Timestamp::now());
+    s.require_configuration(KubeletConfig::TimeZone(offset.seconds()))
+        .await?;
+    let call = s.checkpoint(s.container_under_test()).await?;
+    let location = call.location.as_deref().map(Path::new).ok_or_else(location_unknown)?;
+    let stamp = timestamp_in_name(s.container_under_test(), location).ok_or(NonPass::Blocked(FILENAME_CASE))?;
+    let local = |time: Timestamp| time.display_with_offset(offset).to_string();
+    let (earliest, latest) = (local(call.started), local(call.ended));
+    // Local times of one zone are ordered as texts. The fraction of a second may be missing.
+    let is_local = stamp.get(..19) >= earliest.get(..19) && stamp.get(..19) <= latest.get(..19);
+    let has_offset = stamp.ends_with(&earliest[earliest.len() - 6..]);
+    check(
+        is_local && has_offset,
+        format!("{stamp} for a request from {earliest} to {latest}"),
+    )
 }
 
 async fn timestamp(s: &KubeletSession) -> CaseResult {

@@ -1,10 +1,10 @@
 //! The number of calls to the runtime, the kubelet's counters, and confidentiality.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use futures_util::future::join_all;
 
-use super::session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, WHEN_DONE_CASE};
+use super::session::{KEEPS_RUNNING_CASE, KubeletSession, LATE_ARCHIVE_TIMEOUT, OK_CASE, WHEN_DONE_CASE};
 use crate::{
     engine::{Capability, Case, CaseResult, Level, NonPass, case, check, fail, pass, skip},
     evidence::in_current_case,
@@ -30,6 +30,23 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .may_depend_on(&[WHEN_DONE_CASE])
         .max_archives(32)
         .run(|s| Box::pin(many_at_once(s))),
+    case("kubelet/concurrency/other-container", Level::Robust)
+        .requirement("A checkpoint of one container must not wait for the checkpoint of another one.")
+        .authority(authority::KUBELET_SERVER)
+        .motivation("one large container delays the checkpoints of a whole node")
+        .expected("200 for a container while the checkpoint of another one is held")
+        .requires(&[Capability::FakeCriControl, Capability::SiblingContainer])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE])
+        .max_archives(2)
+        .run(|s| Box::pin(other_container(s))),
+    case("kubelet/metrics/accepted-requests-only", Level::Reference)
+        .requirement("The kubelet must not count a request that it refuses as an operation of the runtime.")
+        .authority(authority::KUBELET_METRICS)
+        .expected("operation_type=\"checkpoint_container\" grew by 0 for requests with 404")
+        .depends_on(&["kubelet/metrics/operations"])
+        .may_depend_on(&[OK_CASE])
+        .run(|s| Box::pin(refused_not_counted(s))),
     case("kubelet/metrics/operations", Level::Reference)
         .requirement("The kubelet must count a checkpoint in kubelet_runtime_operations_total.")
         .authority(authority::KUBELET_METRICS)
@@ -126,6 +143,52 @@ async fn operations_metric(s: &KubeletSession) -> CaseResult {
     }
     let after = checkpoint_counter(s, METRIC_NAME).await?;
     check(after == before + 1, format!("grew by {}", after.wrapping_sub(before)))
+}
+
+async fn other_container(s: &KubeletSession) -> CaseResult {
+    const HELD: Duration = Duration::from_secs(5);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
+    s.require_checkpointable().await?;
+    let control = s.require_fake_cri_control()?;
+    let other = s.require_sibling(Capability::SiblingContainer)?;
+    control.inject(s.container_under_test(), "before", "hang").await?;
+    let held = s.request("");
+    let meanwhile = async {
+        if !control.wait_until_fired(WAIT_TIMEOUT).await? {
+            return fail("the runtime was not called");
+        }
+        match tokio::time::timeout(HELD, s.kubelet.checkpoint(other, "")).await {
+            Ok(response) => {
+                let response = response?;
+                check(response.status == 200, response.summary())
+            }
+            Err(_) => fail(format!("no response within {} s", HELD.as_secs())),
+        }
+    };
+    // The held request ends with this case: its connection is dropped.
+    tokio::select! {
+        response = held => {
+            response?;
+            Err(NonPass::Blocked(WHEN_DONE_CASE))
+        }
+        result = meanwhile => result,
+    }
+}
+
+async fn refused_not_counted(s: &KubeletSession) -> CaseResult {
+    const METRIC_NAME: &str = "kubelet_runtime_operations_total";
+    s.require_endpoint().await?;
+    let before = checkpoint_counter(s, METRIC_NAME).await?;
+    let unknown = s.container_under_test().sibling("checkpoint-conformance-none");
+    let statuses = [
+        s.kubelet.checkpoint(&unknown, "").await?.status,
+        s.request("timeout=soon").await?.status,
+    ];
+    let after = checkpoint_counter(s, METRIC_NAME).await?;
+    check(
+        after == before,
+        format!("grew by {} for {statuses:?}", after.wrapping_sub(before)),
+    )
 }
 
 async fn errors_metric(s: &KubeletSession) -> CaseResult {

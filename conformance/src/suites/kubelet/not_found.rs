@@ -80,6 +80,18 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .may_depend_on(&[OK_CASE])
         .shared()
         .run(|s| Box::pin(invalid_names(s))),
+    case("kubelet/lookup/exact-names", Level::Documented)
+        .requirement("The kubelet must return 404 for a name that differs from an existing one in any character.")
+        .authority(authority::API_RESPONSE)
+        .motivation("rules in front of the kubelet compare the names as they are written")
+        .expected("404 for the names in other case, shortened, lengthened, with blanks, NUL, `;a=b`, encoded twice")
+        .requires(&[Capability::DirectConnection])
+        .may_depend_on(&[
+            OK_CASE,
+            "kubelet/lookup/pod-unknown",
+            "kubelet/lookup/container-unknown",
+        ])
+        .run(|s| Box::pin(exact_names(s))),
     case("kubelet/lookup/overlong-name", Level::Reference)
         .requirement("The kubelet must return 404 for a name of several thousand bytes.")
         .authority(authority::KUBELET_SERVER)
@@ -179,6 +191,75 @@ async fn invalid_names(s: &KubeletSession) -> CaseResult {
             "404 for {} names, each as the name of a Pod and of a container",
             names.len()
         ),
+        problems.join("; "),
+    )
+}
+
+/// A name close to a name, and what it differs in.
+type NameAlteration = (&'static str, fn(&str) -> String);
+
+/// How a name in the path differs from an existing one.
+const NAME_ALTERATIONS: [NameAlteration; 17] = [
+    ("upper case", |name| name.to_ascii_uppercase()),
+    ("first letter in upper case", |name| {
+        let (first, rest) = name.split_at(1);
+        first.to_ascii_uppercase() + rest
+    }),
+    ("a letter with the same lower case", |name| {
+        name.replacen('s', "%C5%BF", 1)
+    }),
+    ("without its last character", |name| name[..name.len() - 1].to_owned()),
+    ("without its first character", |name| name[1..].to_owned()),
+    ("with a character more", |name| format!("{name}x")),
+    ("with a blank at the end", |name| format!("{name}%20")),
+    ("with a blank at the start", |name| format!("%20{name}")),
+    ("with a line break at the end", |name| format!("{name}%0A")),
+    ("with NUL at the end", |name| format!("{name}%00")),
+    ("with NUL and text at the end", |name| format!("{name}%00x")),
+    ("with a matrix parameter", |name| format!("{name};a=b")),
+    ("with an encoded query", |name| format!("{name}%3Fx")),
+    ("with an encoded fragment", |name| format!("{name}%23x")),
+    ("encoded twice", |name| {
+        format!("%25{:02X}{}", name.as_bytes()[0], &name[1..])
+    }),
+    ("with _ for -", |name| name.replace('-', "_")),
+    ("with a wildcard", |name| format!("{}%2A", &name[..name.len() - 1])),
+];
+
+async fn exact_names(s: &KubeletSession) -> CaseResult {
+    let ContainerRef {
+        namespace,
+        pod,
+        container,
+    } = s.container_under_test();
+    let names = [namespace, pod, container];
+    if checkpoint(s, &pod_unknown(s)).await?.status != 404 {
+        return Err(NonPass::Blocked(POD_UNKNOWN_CASE));
+    }
+    if checkpoint(s, &container_unknown(s)).await?.status != 404 {
+        return Err(NonPass::Blocked(CONTAINER_UNKNOWN_CASE));
+    }
+    let (mut rejected, mut problems) = (0, Vec::new());
+    for (index, what) in ["namespace", "Pod", "container"].into_iter().enumerate() {
+        for (how, alter) in NAME_ALTERATIONS {
+            let mut path_names = names.map(String::clone);
+            path_names[index] = alter(&path_names[index]);
+            if path_names[index] == *names[index] || path_names[index].is_empty() {
+                continue;
+            }
+            let response = s
+                .post_raw_path(&format!("/checkpoint/{}", path_names.join("/")))
+                .await?;
+            if response.status == 404 {
+                rejected += 1;
+            } else {
+                problems.push(format!("{} for the {what} {how}", response.summary()));
+            }
+        }
+    }
+    pass_if(
+        problems.is_empty(),
+        format!("404 for {rejected} names"),
         problems.join("; "),
     )
 }

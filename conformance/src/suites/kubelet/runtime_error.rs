@@ -30,6 +30,14 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .requires(&[Capability::FakeCriControl])
         .depends_on(&["kubelet/runtime-error/status-code"])
         .run(|s| Box::pin(contains_message(s, "Internal", INJECTED_MESSAGE, RUNTIME_ERROR_CASE))),
+    case("kubelet/runtime-error/message-unchanged", Level::Documented)
+        .requirement("The kubelet must pass a message of the runtime to the client unchanged, whatever its characters.")
+        .authority(authority::API_RESPONSE)
+        .motivation("the errors of CRIU have several lines, quotes and percent signs")
+        .expected("500 with each message: 8 KiB, several lines, quotes, percent signs, blanks, tabs, beyond ASCII")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/runtime-error/message"])
+        .run(|s| Box::pin(message_unchanged(s))),
     case("kubelet/runtime-error/body", Level::Reference)
         .requirement("The body of the 500 must name the container and wrap the runtime's code and message.")
         .authority(authority::KUBELET_SERVER)
@@ -146,6 +154,39 @@ async fn contains_message(s: &KubeletSession, code: &str, message: &str, status:
         return Err(NonPass::Blocked(status));
     }
     check(response.body.contains(message), response.summary())
+}
+
+async fn message_unchanged(s: &KubeletSession) -> CaseResult {
+    let long = "criu failed: type NOTIFY errno 0. ".repeat(256);
+    let messages: [(&str, &str); 9] = [
+        ("8 KiB", &long),
+        ("several lines", "first line\nsecond line\r\n\nlast line"),
+        ("quotes", "it's \"quoted\" with a \\ backslash and a `tick`"),
+        ("percent signs", "100% of %s and %d, %20 and %!v(MISSING)"),
+        ("blanks", "two  blanks,   three, and\ta tab"),
+        ("blanks at the ends", "  blanks at both ends  "),
+        ("markup", "<b>bold</b> &amp; {{.Message}} $HOME"),
+        ("beyond ASCII", "größer, 検査, \u{1f9c0}"),
+        (
+            "an error in an error",
+            "rpc error: code = Unknown desc = rpc error: code = Aborted desc = inner",
+        ),
+    ];
+    let mut problems = Vec::new();
+    for (label, message) in messages {
+        let response = checkpoint_with_error(s, "Internal", message).await?;
+        if response.status != 500 {
+            return Err(NonPass::Blocked(RUNTIME_ERROR_CASE));
+        }
+        if !response.body.contains(message) {
+            problems.push(format!("{label}: {}", response.summary()));
+        }
+    }
+    pass_if(
+        problems.is_empty(),
+        format!("{} messages unchanged", messages.len()),
+        problems.join("; "),
+    )
 }
 
 async fn body_wraps_error(s: &KubeletSession) -> CaseResult {

@@ -1,6 +1,6 @@
 //! 200: a running container is checkpointed, and the response names the archive.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     feature_gate::NO_ROUTE_BODY,
@@ -85,6 +85,16 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .max_archives(1)
         .stage(Stage::Early)
         .run(|s| Box::pin(named_container(s))),
+    case("kubelet/checkpoint/named-pod-only", Level::Documented)
+        .requirement("The kubelet must checkpoint the container of the Pod and the namespace that the path names.")
+        .authority(authority::API_OPERATIONS)
+        .motivation("a lookup by the container's name alone writes the memory of another Pod, of another namespace")
+        .expected("a call for another container for each of three Pods, and the canary of each in its archive")
+        .requires(&[Capability::FakeCriControl, Capability::NamesakePods])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, TAR_CASE])
+        .max_archives(3)
+        .run(|s| Box::pin(named_pod(s))),
 ];
 
 async fn ok(s: &KubeletSession) -> CaseResult {
@@ -152,6 +162,40 @@ async fn named_container(s: &KubeletSession) -> CaseResult {
         return check(differ, actual);
     }
     contains_own_canary(second).await
+}
+
+async fn named_pod(s: &KubeletSession) -> CaseResult {
+    s.require_checkpointable().await?;
+    let namesakes = s.kubelet.namesakes.as_ref();
+    let namesakes = namesakes.ok_or(NonPass::Missing(Capability::NamesakePods))?;
+    // The namesakes first: a kubelet that finds the container of the first Pod finds a wrong one in either order.
+    let containers = [
+        &namesakes.other_namespace,
+        &namesakes.other_pod,
+        s.container_under_test(),
+    ];
+    let mut ids = Vec::new();
+    for container in containers {
+        let attempt = s.checkpoint(container).await?;
+        let Some(call) = &attempt.runtime_call else {
+            return fail(format!(
+                "{} for {container}; the runtime was not called",
+                attempt.response.summary()
+            ));
+        };
+        ids.push(format!("{} for {container}", call.container_id));
+        let own_canary = match &attempt.file {
+            Ok(_) => contains_own_canary(attempt).await.map(drop),
+            Err(_) => Ok(()),
+        };
+        match own_canary {
+            Err(NonPass::Fail(actual)) => return fail(format!("{container}: {actual}")),
+            Err(other) if !matches!(other, NonPass::Skip(_)) => return Err(other),
+            _ => {}
+        }
+    }
+    let distinct: BTreeSet<_> = ids.iter().filter_map(|id| id.split(' ').next()).collect();
+    check(distinct.len() == containers.len(), ids.join(", "))
 }
 
 async fn contains_own_canary(second: KubeletAttempt) -> CaseResult {

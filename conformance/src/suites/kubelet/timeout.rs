@@ -42,6 +42,24 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .may_depend_on(&[WHEN_DONE_CASE])
         .max_archives(1)
         .run(|s| Box::pin(above_default(s))),
+    case("kubelet/timeout/hours-applied", Level::Documented)
+        .requirement("The kubelet must apply a timeout of hours, and of more seconds than 32 bits hold, unchanged.")
+        .authority(authority::API_PARAMETERS)
+        .motivation("large containers take hours; timeouts that wrap around or are capped end their checkpoints")
+        .expected("deadlines of 3700, 7200, 100000 and 5000000000 seconds")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&["kubelet/timeout/above-default-applied"])
+        .max_archives(4)
+        .run(|s| Box::pin(hours(s))),
+    case("kubelet/timeout/exact-parameter-name", Level::Reference)
+        .requirement("The kubelet must ignore parameters whose names only resemble `timeout`.")
+        .authority(authority::KUBELET_SERVER)
+        .expected("a deadline of the default for Timeout=, TIMEOUT=, timeouts=, time_out= and timeout[]=")
+        .requires(&[Capability::FakeCriControl])
+        .depends_on(&[KEEPS_RUNNING_CASE])
+        .may_depend_on(&[WHEN_DONE_CASE, "kubelet/timeout/absent-uses-default"])
+        .max_archives(2)
+        .run(|s| Box::pin(parameter_name(s))),
     case("kubelet/timeout/cri-request-field", Level::Reference)
         .requirement("The timeout field of the CRI request must agree with the deadline of the call.")
         .authority(authority::CRI_CLIENT)
@@ -69,7 +87,7 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
         .expected("a deadline of the last value")
         .requires(&[Capability::FakeCriControl])
         .depends_on(&["kubelet/timeout/above-default-applied"])
-        .max_archives(2)
+        .max_archives(4)
         .run(|s| Box::pin(last_value(s))),
     case("kubelet/timeout/negative-rejected", Level::Reference)
         .requirement("The kubelet must return 500 without a call to the runtime for a negative timeout.")
@@ -108,7 +126,9 @@ pub(super) const CASES: &[Case<KubeletSession>] = &[
 /// Above every known default, and not a round number that could be a default.
 const ABOVE_DEFAULT_SECS: u64 = 517;
 /// How much shorter the deadline may be when it reaches the runtime.
-const DEADLINE_TOLERANCE: Duration = Duration::from_secs(2);
+const DEADLINE_TOLERANCE: Duration = Duration::from_millis(1500);
+/// gRPC sends a timeout with at most 8 digits, so long ones in minutes or hours.
+const GRPC_TIMEOUT_PRECISION: u32 = 100_000;
 
 /// Requests a checkpoint with this query and returns the call that the runtime received.
 async fn checkpoint_call(s: &KubeletSession, query: &str) -> Result<JournaledCheckpoint, NonPass> {
@@ -132,8 +152,15 @@ fn describe_call(call: &JournaledCheckpoint) -> String {
 
 fn deadline_is(call: &JournaledCheckpoint, seconds: u64) -> bool {
     let expected = Duration::from_secs(seconds);
+    let rounding = expected / GRPC_TIMEOUT_PRECISION;
+    let longest = expected
+        + if rounding > DEADLINE_TOLERANCE {
+            rounding
+        } else {
+            Duration::ZERO
+        };
     call.deadline
-        .is_some_and(|deadline| deadline <= expected && expected - deadline <= DEADLINE_TOLERANCE)
+        .is_some_and(|deadline| deadline <= longest && deadline + DEADLINE_TOLERANCE.max(rounding) >= expected)
 }
 
 /// The default timeout: as configured, or measured with a request without a timeout.
@@ -180,6 +207,26 @@ async fn above_default(s: &KubeletSession) -> CaseResult {
     )
 }
 
+async fn hours(s: &KubeletSession) -> CaseResult {
+    let (mut deadlines, mut problems) = (Vec::new(), Vec::new());
+    for seconds in [3700, 7200, 100_000, 5_000_000_000] {
+        let call = checkpoint_call(s, &format!("timeout={seconds}")).await?;
+        let text = format!("{} for timeout={seconds}", describe_call(&call));
+        if deadline_is(&call, seconds) {
+            deadlines.push(text);
+        } else {
+            problems.push(text);
+        }
+    }
+    pass_if(problems.is_empty(), deadlines.join(", "), problems.join(", "))
+}
+
+async fn parameter_name(s: &KubeletSession) -> CaseResult {
+    let default = default_timeout(s).await?;
+    let query = "Timeout=517&TIMEOUT=518&timeouts=519&time_out=520&timeout%5B%5D=521&%20timeout=522";
+    is_deadline_default(&checkpoint_call(s, query).await?, default)
+}
+
 async fn timeout_field(s: &KubeletSession) -> CaseResult {
     let without = checkpoint_call(s, "").await?;
     let with = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}")).await?;
@@ -212,15 +259,20 @@ async fn last_value(s: &KubeletSession) -> CaseResult {
     if !deadline_is(&call, ABOVE_DEFAULT_SECS) {
         return Err(NonPass::Blocked(LARGE_CASE));
     }
-    let last = ABOVE_DEFAULT_SECS + 100;
-    let call = checkpoint_call(s, &format!("timeout={ABOVE_DEFAULT_SECS}&timeout={last}")).await?;
-    check(
-        deadline_is(&call, last),
-        format!(
-            "{} for timeout={ABOVE_DEFAULT_SECS}&timeout={last}",
-            describe_call(&call)
-        ),
-    )
+    let larger = ABOVE_DEFAULT_SECS + 100;
+    let (mut deadlines, mut is_last) = (Vec::new(), true);
+    for (first, last) in [(ABOVE_DEFAULT_SECS, larger), (larger, ABOVE_DEFAULT_SECS)] {
+        let query = format!("timeout={first}&timeout={last}");
+        let call = checkpoint_call(s, &query).await?;
+        is_last &= deadline_is(&call, last);
+        deadlines.push(format!("{} for {query}", describe_call(&call)));
+    }
+    // A malformed value decides only as the last one.
+    let query = format!("timeout=soon&timeout={larger}");
+    let call = checkpoint_call(s, &query).await?;
+    is_last &= deadline_is(&call, larger);
+    deadlines.push(format!("{} for {query}", describe_call(&call)));
+    check(is_last, deadlines.join(", "))
 }
 
 async fn negative(s: &KubeletSession) -> CaseResult {
@@ -239,7 +291,26 @@ async fn malformed(s: &KubeletSession) -> CaseResult {
     const EXPECTED_BODY: &str = "cannot parse value of timeout parameter";
     s.require_endpoint().await?;
     let mut problems = Vec::new();
-    let values = ["", "10s", "1.5", "0x10", "%2010", "ten", "9223372036854775808"];
+    let values = [
+        "",
+        "10s",
+        "1.5",
+        "1e3",
+        "0x10",
+        "1_000",
+        "1,000",
+        "%2010",
+        "10%20",
+        "10%00",
+        "-",
+        "+",
+        "ten",
+        "true",
+        // Digits of another script.
+        "%EF%BC%91%EF%BC%90",
+        "9223372036854775808",
+        "-9223372036854775809",
+    ];
     for value in values {
         let response = s.request(&format!("timeout={value}")).await?;
         if response.status != 404 || response.body != EXPECTED_BODY {
