@@ -46,8 +46,9 @@ pub const BASELINE_FAILURES: &[&str] = &["kubelet/archive-name/unique-within-a-s
 
 /// Every mutant, suite by suite.
 pub static MUTANTS: LazyLock<Vec<Mutant>> = LazyLock::new(|| {
+    let kubelet = kubelet::MUTANTS.map(<[Mutant]>::to_vec).concat();
     let archive = archive::MUTANTS.map(<[Mutant]>::to_vec).concat();
-    [kubelet::MUTANTS, runtime::MUTANTS, &archive].concat()
+    [&kubelet, runtime::MUTANTS, &archive].concat()
 });
 
 /// A target with one defect, and the cases that must fail.

@@ -59,7 +59,7 @@ impl Authentication {
     }
 
     /// Returns the CAs for client certificates. Without CAs the server does not request a client certificate.
-    pub(super) fn client_cas(&self) -> Option<&RootCertStore> {
+    pub(crate) fn client_cas(&self) -> Option<&RootCertStore> {
         self.authorities.as_ref().map(|(roots, _)| roots)
     }
 
@@ -87,6 +87,12 @@ impl Authentication {
             .get::<ClientChain>()
             .map_or(&[][..], |chain| &chain.0);
         [self.check_certificate(chain), self.check_token(&request.headers)]
+    }
+
+    /// The user of the first token that `accepts` accepts.
+    pub(crate) fn user_of_token(&self, accepts: impl Fn(&str) -> bool) -> Option<UserInfo> {
+        let (_, user) = self.tokens.iter().flatten().find(|(token, _)| accepts(token))?;
+        Some(user.clone())
     }
 
     fn check_certificate(&self, chain: &[CertificateDer<'_>]) -> CredentialCheck {
@@ -130,7 +136,7 @@ impl UserInfo {
 }
 
 /// Returns the user of a certificate: the common name, with the organizations as groups. `None` without a common name.
-fn user_from_certificate(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
+pub(crate) fn user_from_certificate(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();

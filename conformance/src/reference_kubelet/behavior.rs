@@ -3,18 +3,20 @@
 //! Each default is the behavior of the Kubernetes kubelet. The handlers call a part where a kubelet would decide, and
 //! know no mutant. A mutant replaces one part, or changes the [`Config`] before the start.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cri_proto::runtime::v1::{CheckpointContainerRequest, ContainerFilter, ContainerState, ContainerStateValue};
-use http::Method;
+use futures_util::future::BoxFuture;
 use http::request::Parts;
+use http::{Method, StatusCode};
 use jiff::Zoned;
 use tokio::sync::Semaphore;
 
 use super::authentication::{Authentication, UserInfo};
-use super::authorization::{Attributes, Authorizer};
+use super::authorization::Attributes;
 use super::checkpoint::{self, CheckpointError, timeout};
 use super::pod_store::{PodRecord, PodStore};
 use super::responses::{FullResponse, Rejection};
@@ -38,9 +40,11 @@ pub(crate) struct Behavior {
     pub(crate) before_authentication: Precheck,
     pub(crate) authenticate: fn(&Authentication, &Parts) -> Option<UserInfo>,
     pub(crate) before_authorization: Precheck,
-    pub(crate) authorize: fn(&Authorizer, &UserInfo, &mut Attributes) -> bool,
+    pub(crate) authorize: fn(&Handlers, &UserInfo, &mut Attributes) -> bool,
+    /// What follows a response with a status of 400 to 499, before it is sent. The kubelet does nothing.
+    pub(crate) after_refusal: fn(&Arc<Handlers>, &Parts, StatusCode) -> BoxFuture<'static, ()>,
     /// Changes a response before it is sent.
-    pub(crate) edit_response: fn(&Handlers, &Parts, FullResponse) -> FullResponse,
+    pub(crate) edit_response: fn(&Arc<Handlers>, &Parts, FullResponse) -> FullResponse,
 
     /// The names in the path of a checkpoint request.
     pub(crate) path_names: fn(&str) -> Result<PathNames, Rejection>,
@@ -54,6 +58,8 @@ pub(crate) struct Behavior {
     pub(crate) parse_timeout: fn(Option<&str>) -> Result<Option<i64>, Rejection>,
     /// The filter for the containers that can be checkpointed.
     pub(crate) container_filter: ContainerFilter,
+    /// Whether these labels are those of a Pod's container.
+    pub(crate) is_container: fn(&HashMap<String, String>, &PodRecord, &str) -> bool,
     /// The field `timeout` of the CRI request and the deadline of the call, from the parameter and the default.
     pub(crate) call_timeout: fn(Option<i64>, Duration) -> (i64, Option<Duration>),
     /// The time in archive names; `None` is the current time.
@@ -64,6 +70,8 @@ pub(crate) struct Behavior {
     pub(crate) error_response: fn(&PathNames, &CheckpointError) -> FullResponse,
     /// The number of concurrent checkpoints.
     pub(crate) max_checkpoints: usize,
+    /// What a mutant remembers from one request to the next. The kubelet remembers nothing.
+    pub(crate) memory: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Default for Behavior {
@@ -75,7 +83,8 @@ impl Default for Behavior {
             before_authentication: |_, _| Ok(()),
             authenticate: Authentication::user,
             before_authorization: |_, _| Ok(()),
-            authorize: |authorizer, user, attributes| authorizer.allows(user, attributes),
+            authorize: |handlers, user, attributes| handlers.authorizer.allows(user, attributes),
+            after_refusal: |_, _, _| Box::pin(std::future::ready(())),
             edit_response: |_, _, response| response,
             path_names: route::path_names,
             check_method: |method| route::check_method(method, Method::POST),
@@ -89,6 +98,7 @@ impl Default for Behavior {
                 }),
                 ..ContainerFilter::default()
             },
+            is_container: checkpoint::is_container,
             call_timeout: timeout::field_and_deadline,
             archive_time: None,
             archive_location: checkpoint::archive_location,
@@ -96,6 +106,7 @@ impl Default for Behavior {
             success_response: checkpoint::success_response,
             error_response: checkpoint::error_response,
             max_checkpoints: Semaphore::MAX_PERMITS,
+            memory: Arc::default(),
         }
     }
 }

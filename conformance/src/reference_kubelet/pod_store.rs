@@ -14,11 +14,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// The labels by which a kubelet identifies its sandboxes and containers.
-pub(super) mod label {
-    pub(in super::super) const POD_NAME: &str = "io.kubernetes.pod.name";
-    pub(in super::super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-    pub(in super::super) const POD_UID: &str = "io.kubernetes.pod.uid";
-    pub(in super::super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+pub(crate) mod label {
+    pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
+    pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+    pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
+    pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }
 
 /// The part of a Pod that request handlers need.

@@ -78,7 +78,7 @@ impl RuntimeConnection {
     }
 
     /// Counts a call, also one that failed before it was sent.
-    pub(super) fn count_operation(&self, operation: &'static str, failed: bool) {
+    pub(crate) fn count_operation(&self, operation: &'static str, failed: bool) {
         let mut operations = self.operations.lock().expect("no code panics while it holds this lock");
         let counts = operations.entry(operation).or_default();
         counts.calls += 1;

@@ -24,10 +24,10 @@ use crate::http_server::{self, ClientChain};
 pub(crate) struct Handlers {
     pub(crate) config: Arc<Config>,
     pub(crate) authentication: Authentication,
-    pub(super) authorizer: Authorizer,
-    pub(super) cri: Arc<RuntimeConnection>,
+    pub(crate) authorizer: Authorizer,
+    pub(crate) cri: Arc<RuntimeConnection>,
     pub(crate) pods: Arc<PodStore>,
-    pub(super) checkpoints: CheckpointHandler,
+    pub(crate) checkpoints: CheckpointHandler,
 }
 
 /// Serves with all handlers over TLS; without it, the read-only port: without authentication and debugging handlers.
@@ -52,10 +52,13 @@ pub(super) async fn serve(
 }
 
 impl Handlers {
-    async fn handle(&self, request: &mut Parts) -> FullResponse {
+    async fn handle(self: &Arc<Self>, request: &mut Parts) -> FullResponse {
         let behavior = &self.config.behavior;
         (behavior.edit_request)(request);
         let response = self.respond(request).await.unwrap_or_else(|rejection| *rejection);
+        if response.status().is_client_error() {
+            (behavior.after_refusal)(self, request, response.status()).await;
+        }
         (behavior.edit_response)(self, request, response)
     }
 
@@ -81,7 +84,7 @@ impl Handlers {
                 .ok_or_else(|| reject(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
             (behavior.before_authorization)(self, request)?;
             let mut attributes = Attributes::from_request(&request.method, &path);
-            if !(behavior.authorize)(&self.authorizer, &user, &mut attributes) {
+            if !(behavior.authorize)(self, &user, &mut attributes) {
                 return Err(reject(StatusCode::FORBIDDEN, attributes.forbidden_body(&user)));
             }
         }

@@ -63,7 +63,11 @@ async fn wrong_mutant_definitions_are_detected() {
     assert_eq!(
         findings[0].unexpected_failures(),
         [
+            "kubelet/authentication/expired-certificate-rejected",
+            "kubelet/authentication/future-certificate-rejected",
+            "kubelet/authentication/namesake-ca-rejected",
             "kubelet/authentication/non-bearer-scheme-rejected",
+            "kubelet/authentication/server-certificate-rejected",
             "kubelet/authentication/unknown-token-rejected",
             "kubelet/authentication/untrusted-certificate-rejected"
         ]

@@ -30,7 +30,7 @@ use crate::cri_client::CriRequest as _;
 pub(crate) mod timeout;
 
 #[derive(Debug)]
-pub(super) struct CheckpointHandler {
+pub(crate) struct CheckpointHandler {
     config: Arc<Config>,
     cri: Arc<RuntimeConnection>,
     pods: Arc<PodStore>,
@@ -59,7 +59,7 @@ impl CheckpointHandler {
         }
     }
 
-    pub(super) async fn handle(&self, names: &PathNames, request: &Parts) -> Result<FullResponse, Rejection> {
+    pub(crate) async fn handle(&self, names: &PathNames, request: &Parts) -> Result<FullResponse, Rejection> {
         let _slot = self
             .slots
             .try_acquire()
@@ -113,16 +113,19 @@ impl CheckpointHandler {
             filter: Some(self.config.behavior.container_filter.clone()),
         };
         let list = self.cri.call(timeout, message).await?;
-        let labels_match = |labels: &HashMap<String, String>| {
-            labels.get(label::POD_UID) == Some(&pod.uid)
-                && labels.get(label::CONTAINER_NAME).is_some_and(|name| name == container)
-        };
+        let is_container = self.config.behavior.is_container;
         Ok(list
             .containers
             .into_iter()
-            .find(|candidate| labels_match(&candidate.labels) && candidate.state() != ContainerState::ContainerExited)
+            .find(|candidate| {
+                is_container(&candidate.labels, pod, container) && candidate.state() != ContainerState::ContainerExited
+            })
             .map(|found| found.id))
     }
+}
+
+pub(crate) fn is_container(labels: &HashMap<String, String>, pod: &PodRecord, name: &str) -> bool {
+    labels.get(label::POD_UID) == Some(&pod.uid) && labels.get(label::CONTAINER_NAME).is_some_and(|label| label == name)
 }
 
 pub(crate) fn find_pod(pods: &PodStore, [namespace, pod, _]: &PathNames) -> Result<PodRecord, Rejection> {

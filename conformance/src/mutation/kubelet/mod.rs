@@ -14,6 +14,10 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use jiff::Zoned;
 use tonic::Code;
 
+mod credentials;
+mod effects;
+mod near_misses;
+
 use super::{Defect, Mutant};
 use crate::engine::Suite;
 use crate::reference_kubelet::{
@@ -66,6 +70,7 @@ macro_rules! replace {
         |config| config.behavior.$part = $value
     };
 }
+use replace;
 
 /// The reference kubelet over a fake-cri with this preset.
 const fn faulty_runtime(name: &'static str, must_fail: &'static [&'static str]) -> Mutant {
@@ -75,7 +80,10 @@ const fn faulty_runtime(name: &'static str, must_fail: &'static [&'static str]) 
 const GATE_OFF_MESSAGE: &str = "the feature gate ContainerCheckpoint is off";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-pub(super) const MUTANTS: &[Mutant] = &[
+/// All mutants, by topic.
+pub(super) const MUTANTS: [&[Mutant]; 4] = [GENERAL, credentials::MUTANTS, near_misses::MUTANTS, effects::MUTANTS];
+
+const GENERAL: &[Mutant] = &[
     // Lookup.
     // A namespace that does not exist has no Pod either.
     kubelet("pod-unknown-200")
@@ -100,11 +108,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ]),
     kubelet("namespace-ignored")
         .summary("finds a Pod in any namespace")
-        .defect(replace!(find_pod, |pods, [_, name, _]| {
-            pods.find_where(|pod| pod.name == *name)
-                .ok_or_else(|| not_found("pod does not exist"))
+        .defect(replace!(find_pod, |pods, names| {
+            let in_any = || pods.find_where(|pod| pod.name == names[1]);
+            find_pod(pods, names).or_else(|response| in_any().ok_or(response))
         }))
-        .must_fail(&["kubelet/lookup/namespace-unknown"]),
+        .must_fail(&["kubelet/lookup/namespace-unknown", "kubelet/lookup/exact-names"]),
     kubelet("container-name-ignored")
         .summary("checkpoints the first container of the Pod for any container name")
         .defect(replace!(find_container, |_, pod, _| Ok(pod.containers[0].clone())))
@@ -117,6 +125,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "kubelet/container-state/exited-rejected",
             "kubelet/container-state/finished-init-rejected",
             "kubelet/container-state/crash-loop-rejected",
+            "kubelet/concurrency/other-container",
+            "kubelet/metrics/accepted-requests-only",
         ]),
     kubelet("exited-200")
         .summary("returns 200 for an exited container")
@@ -165,6 +175,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .must_fail(&[
             "kubelet/authentication/unknown-token-rejected",
             "kubelet/authentication/untrusted-certificate-rejected",
+            "kubelet/authentication/expired-certificate-rejected",
+            "kubelet/authentication/future-certificate-rejected",
+            "kubelet/authentication/namesake-ca-rejected",
+            "kubelet/authentication/server-certificate-rejected",
         ]),
     kubelet("unauthenticated-403")
         .summary("returns 403 for missing or invalid credentials")
@@ -177,6 +191,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "kubelet/authentication/non-bearer-scheme-rejected",
             "kubelet/authentication/unknown-token-rejected",
             "kubelet/authentication/untrusted-certificate-rejected",
+            "kubelet/authentication/expired-certificate-rejected",
+            "kubelet/authentication/future-certificate-rejected",
+            "kubelet/authentication/namesake-ca-rejected",
+            "kubelet/authentication/server-certificate-rejected",
         ]),
     kubelet("authorization-ignored")
         .summary("authorizes every authenticated user")
@@ -210,7 +228,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .defect(replace!(archive_time, Some(Zoned::now())))
         .must_fail(&[
             "kubelet/archive-name/timestamp",
-            "kubelet/archive/earlier-archives-unchanged",
+            "kubelet/archive-name/timestamp-local-zone",
         ]),
     kubelet("timestamp-wrong-zone")
         .summary("uses the next time zone in the archive name")
@@ -262,7 +280,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     faulty_runtime("missing-inventory", &["kubelet/archive/required-members"]),
     faulty_runtime("missing-spec-dump", &["kubelet/archive/required-members"]),
     faulty_runtime("missing-config-dump", &["kubelet/archive/required-members"]),
-    faulty_runtime("missing-pages", &["kubelet/archive/contains-memory"]),
+    faulty_runtime(
+        "missing-pages",
+        &["kubelet/archive/contains-memory", "kubelet/checkpoint/named-pod-only"],
+    ),
     // Effect on the container.
     kubelet("container-stopped")
         .summary("stops the container after its checkpoint")
@@ -309,7 +330,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 error.code != Code::Unimplemented && !error.raised_locally
             })
         }))
-        .must_fail(&["kubelet/runtime-error/status-code"]),
+        .must_fail(&[
+            "kubelet/runtime-error/status-code",
+            "kubelet/checkpoint/accepted-requests-only",
+        ]),
     kubelet("unimplemented-501")
         .summary("returns 501 when the runtime does not implement the call")
         .defect(replace!(error_response, |names, error| {
@@ -367,7 +391,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .defect(replace!(parse_timeout, |query| Ok(
             timeout::parse(query).unwrap_or(None)
         )))
-        .must_fail(&["kubelet/timeout/malformed-rejected"]),
+        .must_fail(&[
+            "kubelet/timeout/malformed-rejected",
+            "kubelet/metrics/accepted-requests-only",
+        ]),
     // Format of the response.
     kubelet("body-items-string")
         .summary("returns `items` as a string")
@@ -454,7 +481,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ]),
     kubelet("nodes-proxy-sufficient")
         .summary("lets a user checkpoint who may only create nodes/proxy")
-        .defect(replace!(authorize, |authorizer, user, attributes| {
+        .defect(replace!(authorize, |Handlers { authorizer, .. }, user, attributes| {
             let proxy = Attributes {
                 subresources: vec!["proxy"],
                 ..attributes.clone()
@@ -475,7 +502,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         ]),
     kubelet("verb-always-create")
         .summary("authorizes every method with the verb create")
-        .defect(replace!(authorize, |authorizer, user, attributes| {
+        .defect(replace!(authorize, |Handlers { authorizer, .. }, user, attributes| {
             attributes.verb = "create";
             authorizer.allows(user, attributes)
         }))
@@ -527,7 +554,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 _ => Ok(()),
             }
         }))
-        .must_fail(&["kubelet/lookup/invalid-names"]),
+        .must_fail(&["kubelet/lookup/invalid-names", "kubelet/lookup/exact-names"]),
     kubelet("overlong-name-414")
         .summary("returns 414 for a path of several thousand bytes")
         .defect(replace!(before_lookup, |_, request| match request.uri.path().len() {
@@ -661,7 +688,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .defect(|config| {
             let _ = fs::remove_dir_all(config.checkpoints_dir());
         })
-        .must_fail(&["kubelet/archive/survives-restart"]),
+        .must_fail(&[
+            "kubelet/archive/survives-restart",
+            "kubelet/archive/earlier-archives-unchanged",
+        ]),
     kubelet("earlier-archives-deleted")
         .summary("deletes the earlier archives of the container")
         .defect(replace!(edit_response, |_, _, response| {
@@ -688,7 +718,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 _ => response,
             };
         })
-        .must_fail(&["kubelet/method/post-only"]),
+        .must_fail(&["kubelet/method/post-only", "kubelet/checkpoint/accepted-requests-only"]),
     kubelet("allow-header-missing")
         .summary("returns 405 without an Allow header")
         .defect(replace!(edit_response, |_, _, mut response| {
@@ -804,7 +834,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
             Err(reject(StatusCode::BAD_REQUEST, "unknown parameter"))
         }))
-        .must_fail(&["kubelet/request/unknown-parameter-ignored"]),
+        .must_fail(&[
+            "kubelet/request/unknown-parameter-ignored",
+            "kubelet/timeout/exact-parameter-name",
+        ]),
     kubelet("errors-as-json")
         .summary("returns errors with the content type application/json")
         .defect(replace!(edit_response, |_, _, mut response| {
@@ -822,7 +855,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
             None => (86_400, Some(DAY)),
             Some(_) => field_and_deadline(requested, default),
         }))
-        .must_fail(&["kubelet/timeout/absent-uses-default"]),
+        .must_fail(&[
+            "kubelet/timeout/absent-uses-default",
+            "kubelet/timeout/exact-parameter-name",
+        ]),
     kubelet("cri-timeout-field-missing")
         .summary("sends timeout 0 in the CRI request")
         .defect(replace!(call_runtime, |cri, deadline, mut message| {
@@ -870,6 +906,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         }))
         .must_fail(&[
+            "kubelet/checkpoint/accepted-requests-only",
             "kubelet/checkpoint/single-cri-call",
             "kubelet/concurrency/all-served",
             "kubelet/metrics/operations",
@@ -877,7 +914,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     kubelet("one-at-a-time")
         .summary("returns 429 during another checkpoint")
         .defect(replace!(max_checkpoints, 1))
-        .must_fail(&["kubelet/concurrency/all-served"]),
+        .must_fail(&["kubelet/concurrency/all-served", "kubelet/concurrency/other-container"]),
     kubelet("runtime-error-unwrapped")
         .summary("returns 500 with only the message of the runtime")
         .defect(replace!(error_response, |names, error| match error {
@@ -927,7 +964,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         .defect(replace!(call_runtime, |cri, deadline, message| Box::pin(
             retry_lost_call(cri, deadline, message)
         )))
-        .must_fail(&["kubelet/runtime-error/connection-lost"]),
+        .must_fail(&[
+            "kubelet/checkpoint/accepted-requests-only",
+            "kubelet/runtime-error/connection-lost",
+        ]),
     kubelet("operations-not-counted")
         .summary("does not count checkpoints in the metrics")
         .defect(replace!(edit_response, |_, _, response| without_metric(
@@ -943,13 +983,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         )))
         .must_fail(&["kubelet/metrics/errors"]),
     kubelet("container-log-in-error-body")
-        .summary("returns the container log in the body of 500")
+        .summary("returns the beginning of the container log in the body of 500")
         .defect(replace!(
             edit_response,
             |handlers, request, response| match checkpoint_names(request) {
                 Some(names) if response.status() == StatusCode::INTERNAL_SERVER_ERROR => {
-                    let log = runs(handlers, &names).and_then(|runs| fs::read(runs.current?.log).ok());
-                    with_sniffed_type(StatusCode::INTERNAL_SERVER_ERROR, log.unwrap_or_default())
+                    let log = runs(handlers, &names).and_then(|runs| fs::read_to_string(runs.current?.log).ok());
+                    // Without the heartbeats, which differ from response to response.
+                    let log: String = log.iter().flat_map(|log| log.split_inclusive('\n')).take(2).collect();
+                    with_sniffed_type(StatusCode::INTERNAL_SERVER_ERROR, log)
                 }
                 _ => response,
             }
