@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -45,10 +46,20 @@ pub(super) async fn serve(
             let (mut request, _body) = request.into_parts();
             let response = handlers.handle(&mut request).await;
             tracing::info!(method = %request.method, path = request.uri.path(), status = response.status().as_u16());
+            if request.method == Method::HEAD {
+                return without_body(response).map(Full::new);
+            }
             response.map(Full::new)
         }
     };
     http_server::serve(listener, tls, stop, handler).await;
+}
+
+/// The response to HEAD: with the length of the body and without the body, which HTTP/2 would transmit.
+fn without_body(mut response: FullResponse) -> FullResponse {
+    let length = response.body().len();
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    response.map(|_| Bytes::new())
 }
 
 impl Handlers {
