@@ -211,7 +211,12 @@ async fn claimed_identity(s: &KubeletSession) -> CaseResult {
         .collect();
     // A valid token counts only in the Authorization header.
     if let Ok(token) = require_token(s).await {
-        for parameter in ["access_token", "token", "bearer"] {
+        // A kubelet in use may log the query.
+        let parameters: &[&str] = match s.kubelet.lifecycle {
+            Some(_) => &["access_token", "token", "bearer"],
+            None => &[],
+        };
+        for parameter in parameters {
             requests.push((
                 format!("?{parameter}="),
                 HeaderMap::new(),
